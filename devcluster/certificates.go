@@ -1,0 +1,200 @@
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// Both are far beyond the life of a development cluster. What limits the use
+// of a stolen certificate is that the server is on loopback, and DIR private.
+const (
+	authorityLife = 10 * 365 * 24 * time.Hour
+	leafLife      = 365 * 24 * time.Hour
+)
+
+// certificates is what the API server and its admin prove themselves with.
+type certificates struct {
+	// servingCA is the PEM of the authority that clients check the server by.
+	servingCA []byte
+	// adminCert and adminKey are the PEM of a system:masters client certificate.
+	adminCert, adminKey []byte
+}
+
+// prepareCertificates loads the authorities and the service account key, makes
+// those that are missing, and issues new leaf certificates.
+//
+// There are two authorities so that a client that trusts ca.crt does not thereby
+// trust, as a server, whoever holds a client certificate.
+func prepareCertificates(dir *directory) (*certificates, error) {
+	servingCA, err := loadAuthority(dir, servingCAName)
+	if err != nil {
+		return nil, err
+	}
+	clientCA, err := loadAuthority(dir, clientCAName)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeServiceAccountKey(dir); err != nil {
+		return nil, err
+	}
+
+	cert, key, err := servingCA.issue(x509.Certificate{
+		Subject:     pkix.Name{CommonName: "kube-apiserver"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{
+			"localhost",
+			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+		},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(apiServerServiceIP)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issuing the serving certificate: %w", err)
+	}
+	if err := dir.write(servingName+".key", key); err != nil {
+		return nil, err
+	}
+	if err := dir.write(servingName+".crt", cert); err != nil {
+		return nil, err
+	}
+
+	cert, key, err = clientCA.issue(x509.Certificate{
+		// The group system:masters passes every authorization check.
+		Subject:     pkix.Name{CommonName: "devcluster-admin", Organization: []string{"system:masters"}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issuing the admin certificate: %w", err)
+	}
+	return &certificates{servingCA: servingCA.certPEM, adminCert: cert, adminKey: key}, nil
+}
+
+// An authority signs certificates.
+type authority struct {
+	cert    *x509.Certificate
+	key     crypto.Signer
+	certPEM []byte
+}
+
+// loadAuthority reads an authority from the folder, or makes it.
+func loadAuthority(dir *directory, name string) (*authority, error) {
+	pair, err := tls.LoadX509KeyPair(dir.file(name+".crt"), dir.file(name+".key"))
+	if errors.Is(err, os.ErrNotExist) {
+		return makeAuthority(dir, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading the authority %s: %w", name, err)
+	}
+	return &authority{
+		cert:    pair.Leaf,
+		key:     pair.PrivateKey.(crypto.Signer), // what LoadX509KeyPair reads can all sign
+		certPEM: encodeCertificate(pair.Leaf.Raw),
+	}, nil
+}
+
+func makeAuthority(dir *directory, name string) (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key for the authority %s: %w", name, err)
+	}
+	template := validFor(authorityLife)
+	template.Subject = pkix.Name{CommonName: "devcluster " + name}
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+	template.IsCA = true
+	template.BasicConstraintsValid = true
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("making the authority %s: %w", name, err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("making the authority %s: %w", name, err)
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	// The certificate last: with it the authority exists, and without it the
+	// next start makes both anew.
+	if err := dir.write(name+".key", keyPEM); err != nil {
+		return nil, err
+	}
+	certPEM := encodeCertificate(der)
+	if err := dir.write(name+".crt", certPEM); err != nil {
+		return nil, err
+	}
+	return &authority{cert: cert, key: key, certPEM: certPEM}, nil
+}
+
+// issue signs a certificate for a new key. The template says for whom and for
+// what; how long, and with which key usage, is the same for all.
+func (a *authority) issue(template x509.Certificate) (certPEM, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	validity := validFor(leafLife)
+	template.NotBefore, template.NotAfter = validity.NotBefore, validity.NotAfter
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	der, err := x509.CreateCertificate(rand.Reader, &template, a.cert, key.Public(), a.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err = encodeKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return encodeCertificate(der), keyPEM, nil
+}
+
+// makeServiceAccountKey makes the key that signs service account tokens, unless
+// there is one. It is RSA, as in most clusters, so that the tokens look usual.
+func makeServiceAccountKey(dir *directory) error {
+	_, err := os.Stat(dir.file(serviceAccountKey))
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("looking for the service account key: %w", err)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return fmt.Errorf("making the service account key: %w", err)
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	return dir.write(serviceAccountKey, keyPEM)
+}
+
+// validFor is a template with dates only. It begins an hour ago for the sake of
+// a client, in a container or a virtual machine, whose clock is behind. The
+// serial number is left out: CreateCertificate picks a random one.
+func validFor(life time.Duration) x509.Certificate {
+	now := time.Now()
+	return x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(life)}
+}
+
+func encodeCertificate(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func encodeKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}

@@ -1,0 +1,39 @@
+// Devcluster runs a real Kubernetes API server, for the tests of this project
+// and for trying it out: etcd and kube-apiserver in one process, nothing else.
+//
+//	devcluster start --dir DIR
+//
+// What it is for. The gateway's promises (who may do what, what the API server
+// sees and records) are promises about how kube-apiserver behaves, so they are
+// tested against kube-apiserver, not against a fake one. This is the upstream
+// code, started the way a cluster's control plane starts it: RBAC with the
+// default roles, service account tokens, admission policies, an audit log.
+//
+// How it goes. start.go runs the stages in order, and stops them in reverse:
+//
+//	directory.go     DIR is locked; one devcluster at a time owns it
+//	certificates.go  the certificate authorities and the service account key
+//	                 are made once and kept; leaf certificates are made anew
+//	etcd.go          etcd, on a unix socket
+//	apiserver.go     kube-apiserver, on a loopback port
+//	kubeconfig.go    DIR/kubeconfig, written when /readyz says ok
+//
+// The line "ready https://127.0.0.1:PORT" on standard output and the file
+// DIR/kubeconfig appear only after that; whoever waits for either of them needs
+// no further polling. There is one stage to come: controllers, where a test
+// needs them, belong between apiserver and kubeconfig in start.go.
+//
+// What it does not do. There are no controllers, no scheduler and no kubelet. A
+// Deployment makes no pods, a pod is an object that stays Pending, a deleted
+// namespace stays Terminating, and a namespace has no default service account
+// (the ServiceAccount admission plugin, which would insist on one, is off).
+//
+// Why it is safe to run. It listens on 127.0.0.1 only; etcd is not on the
+// network at all. DIR is 0700 and each file in it 0600, and DIR/kubeconfig is
+// the only way in: it holds a system:masters client certificate. It is for
+// development and tests: etcd does not call fsync, so a power cut may lose DIR.
+//
+// It is a module of its own because k8s.io/kubernetes is not meant to be
+// imported: it wants a replace for every staging module, and those, and its 150
+// dependencies, must not reach the go.mod of the product.
+package main
