@@ -1,0 +1,44 @@
+package access
+
+// Desired is all that a cluster's agent has to make true. It is sent whole at
+// each change and as a heartbeat, so an agent that missed a message is right
+// again with the next one.
+type Desired struct {
+	ClusterUID string           `json:"clusterUid"`
+	Cluster    ResourceID       `json:"cluster"`
+	Generation int64            `json:"generation"` // of the enrolment
+	Revision   int64            `json:"revision"`   // of the store; never goes back
+	Bindings   []DesiredBinding `json:"bindings"`
+	Tombstones []Tombstone      `json:"tombstones,omitempty"`
+}
+
+// DesiredBinding is one binding with its roles written out.
+type DesiredBinding struct {
+	Name       string     `json:"name"`
+	UID        string     `json:"uid"`
+	Generation int64      `json:"generation"`
+	Applied    int64      `json:"applied"` // the generation last reported in force
+	Source     ResourceID `json:"source"`
+	Roles      []Role     `json:"roles"`
+}
+
+// Report is what an agent says of its work; the latest one holds.
+type Report struct {
+	Bindings []BindingReport `json:"bindings"`
+	// Removed lists the uids of tombstones whose objects are gone.
+	Removed []string `json:"removed,omitempty"`
+	// Foreign lists objects that bear our names and are not ours; they are
+	// left alone.
+	Foreign []string `json:"foreign,omitempty"`
+}
+
+// BindingReport is the outcome for one generation of a binding.
+type BindingReport struct {
+	UID        string `json:"uid"`
+	Generation int64  `json:"generation"`
+	InForce    bool   `json:"inForce"` // applied, and seen to take effect
+	// Final means that trying again cannot help, such as a role above the
+	// ceiling that the owner set at install.
+	Final   bool   `json:"final,omitempty"`
+	Message string `json:"message,omitempty"`
+}

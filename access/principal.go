@@ -1,0 +1,32 @@
+package access
+
+import "time"
+
+// Principal is an authenticated caller. Identity is the triple of issuer,
+// tenant and object id (or resource id); a bare subject is never compared
+// (security checklist, item 16).
+type Principal struct {
+	Issuer   string // exact "iss"
+	TenantID string // tied to the issuer by configuration
+	ObjectID string
+	AppID    string
+	// Resource is the source behind a managed-identity token, from xms_mirid;
+	// zero for a user or a plain application.
+	Resource ResourceID
+	Expires  time.Time
+}
+
+// UserAssignedType is the type of identities that Trusted Access refuses
+// (spec/identity.md 1.3).
+const UserAssignedType = "Microsoft.ManagedIdentity/userAssignedIdentities"
+
+// Grant says that a caller may act in a cluster as one binding's user. Only
+// package authorize makes one, and forwarding takes one, so nothing is
+// forwarded that was not granted.
+type Grant struct {
+	Cluster    ResourceID
+	ClusterUID string
+	Binding    string // name, in the casing that names the objects in the cluster
+	BindingUID string
+	Source     ResourceID
+}
