@@ -1,0 +1,211 @@
+package arm
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Error is a failure in ARM's words. It is a value of its own where the spec
+// gives a text or code; everything else reaches the wire through [FromError].
+type Error struct {
+	Status  int // HTTP status
+	Code    string
+	Message string
+	// Subcode is a bare body's third member, "" to leave it out.
+	Subcode string
+	// Bare chooses the resource provider's envelope, without "error" around.
+	Bare bool
+	// Challenge is the WWW-Authenticate header of a 401.
+	Challenge string
+	// RetryAfter is the header's value in whole seconds, 0 for none.
+	RetryAfter int
+}
+
+// Error gives the code and message.
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Unwrap gives the kind of failure that the status stands for.
+func (e *Error) Unwrap() error {
+	switch e.Status {
+	case http.StatusUnauthorized:
+		return access.ErrUnauthenticated
+	case http.StatusForbidden:
+		return access.ErrForbidden
+	case http.StatusNotFound:
+		return access.ErrNotFound
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return access.ErrConflict
+	case http.StatusServiceUnavailable:
+		return access.ErrUnavailable
+	case http.StatusInternalServerError:
+		return nil
+	}
+	return access.ErrInvalid
+}
+
+// FromError maps any error to ARM's words: an [*Error] to itself, the six
+// kinds of access to a status and code, and all else to a 500 with a fixed
+// text. Texts of unavailability are fixed too: their causes name our insides.
+func FromError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	var unknown access.UnknownRoleError
+	if errors.As(err, &unknown) {
+		return UnknownRole(unknown.Role)
+	}
+	switch {
+	case errors.Is(err, access.ErrInvalid):
+		return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Message: sentence(err, access.ErrInvalid), Bare: true}
+	case errors.Is(err, access.ErrUnauthenticated):
+		return &Error{Status: http.StatusUnauthorized, Code: "InvalidAuthenticationToken", Message: "The access token is invalid."}
+	case errors.Is(err, access.ErrForbidden):
+		return &Error{Status: http.StatusForbidden, Code: "AuthorizationFailed", Message: sentence(err, access.ErrForbidden)}
+	case errors.Is(err, access.ErrNotFound):
+		return &Error{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: sentence(err, access.ErrNotFound)}
+	case errors.Is(err, access.ErrConflict):
+		return &Error{Status: http.StatusConflict, Code: "Conflict", Message: sentence(err, access.ErrConflict)}
+	case errors.Is(err, access.ErrUnavailable):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", RetryAfter: 1,
+			Message: "The service cannot answer at the moment and nothing was changed. Please try again."}
+	}
+	return &Error{Status: http.StatusInternalServerError, Code: "InternalServerError",
+		Message: "The service met an unexpected condition. Its log holds the cause under the request id in x-ms-request-id."}
+}
+
+// sentence is an error's text without the kind at its end.
+func sentence(err, kind error) string {
+	return strings.TrimSuffix(err.Error(), ": "+kind.Error())
+}
+
+// MarshalJSON writes the envelope.
+func (e *Error) MarshalJSON() ([]byte, error) {
+	type words struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Subcode string `json:"subcode,omitempty"`
+	}
+	w := words{e.Code, e.Message, e.Subcode}
+	if e.Bare {
+		return marshal(w)
+	}
+	return marshal(map[string]words{"error": w})
+}
+
+// BindingNotFound answers the GET of an unknown binding, word for word.
+func BindingNotFound(binding access.ResourceID) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "NotFound", Subcode: "GetTrustedAccessRoleBinding_NotFound", Bare: true,
+		Message: fmt.Sprintf("Could not find the trusted access role binding %s in subscription: %s, resourceGroup: %s, clusterName: %s.",
+			binding.Name(), binding.Subscription(), binding.ResourceGroup(), binding.Parent().Name())}
+}
+
+// UnknownRole answers a PUT with a role that the catalogue does not hold, in
+// the sentence of spec/trusted-access.md 2.2.
+func UnknownRole(role string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Bare: true,
+		Message: "The value of parameter properties.roles is invalid. Error details: non-exist role: " + clip(role) +
+			", please refer to http://aka.ms/aks/ta/role to list available roles. Please see https://aka.ms/aks-naming-rules for more details."}
+}
+
+// ResourceNotFound answers for a resource that does not exist.
+func ResourceNotFound(id access.ResourceID) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "ResourceNotFound",
+		Message: fmt.Sprintf("The Resource '%s/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
+			id.Type(), id.Name(), orNull(id.ResourceGroup()))}
+}
+
+// ResourceGroupNotFound answers for a group that does not exist.
+func ResourceGroupNotFound(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "ResourceGroupNotFound", Message: "Resource group '" + name + "' could not be found."}
+}
+
+// SubscriptionNotFound answers for a subscription that does not exist.
+func SubscriptionNotFound(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "SubscriptionNotFound", Message: "The subscription '" + name + "' could not be found."}
+}
+
+// InvalidSubscriptionID answers for a subscription that is no GUID.
+func InvalidSubscriptionID(name string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "InvalidSubscriptionId",
+		Message: "The provided subscription identifier '" + clip(name) + "' is malformed or invalid; a GUID is expected."}
+}
+
+// NoRoute answers for a path that no route has.
+func NoRoute(path Path) *Error {
+	if len(path) < 2 || !equalFold(path[0], "subscriptions") {
+		return &Error{Status: http.StatusNotFound, Code: "MissingSubscription",
+			Message: "The request did not have a subscription or a valid tenant level resource provider."}
+	}
+	namespace := path.Namespace()
+	return &Error{Status: http.StatusNotFound, Code: "InvalidResourceType",
+		Message: fmt.Sprintf("The resource type '%s' could not be found in the namespace '%s' for this api version.",
+			clip(strings.TrimPrefix(path.Type(), namespace+"/")), clip(namespace))}
+}
+
+// MethodNotAllowed answers for a path that is served with other methods.
+func MethodNotAllowed(method string) *Error {
+	return &Error{Status: http.StatusMethodNotAllowed, Code: "MethodNotAllowed",
+		Message: "The http method '" + clip(method) + "' is not supported for this resource; the Allow header names those that are."}
+}
+
+// AuthenticationFailed answers a request without a bearer token. The tenant in
+// its challenge is what tools learn a subscription's tenant from
+// (spec/identity.md 6.3).
+func AuthenticationFailed(login, tenant string) *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: "AuthenticationFailed",
+		Message: "Authentication failed. The 'Authorization' header is missing.",
+		Challenge: fmt.Sprintf(`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="The authentication failed because of missing 'Authorization' header."`,
+			login, tenant)}
+}
+
+// InvalidToken answers a request whose token was refused; the reason stays in
+// the log.
+func InvalidToken(login, tenant string) *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: "InvalidAuthenticationToken",
+		Message:   "The access token is invalid.",
+		Challenge: fmt.Sprintf(`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="The access token is invalid."`, login, tenant)}
+}
+
+// AuthorizationFailed answers a caller who may not do action over scope.
+func AuthorizationFailed(p access.Principal, action, scope string) *Error {
+	client := p.AppID
+	if client == "" {
+		client = p.ObjectID
+	}
+	return &Error{Status: http.StatusForbidden, Code: "AuthorizationFailed",
+		Message: fmt.Sprintf("The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
+			client, p.ObjectID, action, scope)}
+}
+
+// InvalidContent answers a body that could not be read as what it should be.
+func InvalidContent(format string, args ...any) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "InvalidRequestContent",
+		Message: "The request content was invalid: " + fmt.Sprintf(format, args...) + "."}
+}
+
+// InvalidParameter answers a field whose value cannot be: which, what it was,
+// and what would be accepted.
+func InvalidParameter(field, format string, args ...any) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Bare: true,
+		Message: "The value of parameter " + field + " is invalid. Error details: " + fmt.Sprintf(format, args...)}
+}
+
+// LocationRequired answers the creation of a resource without a location.
+func LocationRequired() *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "LocationRequired",
+		Message: "The location property is required for this definition: a region such as 'westeurope'."}
+}
+
+func equalFold(a, b string) bool { return strings.EqualFold(a, b) }
+
+func orNull(s string) string {
+	if s == "" {
+		return "<null>"
+	}
+	return s
+}

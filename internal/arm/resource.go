@@ -1,0 +1,217 @@
+package arm
+
+import (
+	"encoding/json"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Subscription is a subscription's body (spec/identity.md 6.2).
+type Subscription struct {
+	ID                  string               `json:"id"`
+	AuthorizationSource string               `json:"authorizationSource"`
+	ManagedByTenants    []string             `json:"managedByTenants"`
+	SubscriptionID      string               `json:"subscriptionId"`
+	TenantID            string               `json:"tenantId"`
+	DisplayName         string               `json:"displayName"`
+	State               string               `json:"state"`
+	Policies            SubscriptionPolicies `json:"subscriptionPolicies"`
+}
+
+// SubscriptionPolicies are fixed words that clients print.
+type SubscriptionPolicies struct {
+	LocationPlacementID string `json:"locationPlacementId"`
+	QuotaID             string `json:"quotaId"`
+	SpendingLimit       string `json:"spendingLimit"`
+}
+
+// NewSubscription shows s.
+func NewSubscription(s access.Subscription) Subscription {
+	return Subscription{
+		ID:                  s.ID.String(),
+		AuthorizationSource: "RoleBased",
+		ManagedByTenants:    []string{},
+		SubscriptionID:      s.ID.Subscription(),
+		TenantID:            s.TenantID,
+		DisplayName:         s.DisplayName,
+		State:               "Enabled",
+		Policies:            SubscriptionPolicies{LocationPlacementID: "Public_2014-09-01", QuotaID: "PayAsYouGo_2014-09-01", SpendingLimit: "Off"},
+	}
+}
+
+// Group is a resource group's body.
+type Group struct {
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Type       string            `json:"type"`
+	Location   string            `json:"location"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	Properties GroupProperties   `json:"properties"`
+}
+
+// GroupProperties is a resource group's state.
+type GroupProperties struct {
+	ProvisioningState string `json:"provisioningState"`
+}
+
+// NewGroup shows g.
+func NewGroup(g access.ResourceGroup) Group {
+	return Group{
+		ID:         g.ID.String(),
+		Name:       g.ID.Name(),
+		Type:       "Microsoft.Resources/resourceGroups",
+		Location:   g.Location,
+		Tags:       g.Tags,
+		Properties: GroupProperties{ProvisioningState: "Succeeded"},
+	}
+}
+
+// Document is a body that we keep and echo without knowing all of it. The
+// members we answer for come first and win over the client's.
+type Document struct {
+	own  []member
+	rest map[string]any
+}
+
+type member struct {
+	name  string
+	value any
+}
+
+// MarshalJSON writes our members in order, then the rest by name.
+func (d Document) MarshalJSON() ([]byte, error) {
+	out := []byte{'{'}
+	add := func(name string, value any) error {
+		key, err := marshal(name)
+		if err != nil {
+			return err
+		}
+		text, err := marshal(value)
+		if err != nil {
+			return err
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, key...), ':'), text...)
+		return nil
+	}
+	for _, m := range d.own {
+		if err := add(m.name, m.value); err != nil {
+			return nil, err
+		}
+	}
+	// A JSON object of Go is written in the order of its names.
+	rest, err := marshal(d.rest)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.rest) > 0 {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, rest[1:len(rest)-1]...)
+	}
+	return append(out, '}'), nil
+}
+
+// document reads a kept body and sets aside what the server answers for.
+func document(text []byte) (map[string]any, error) {
+	rest, err := ParseDocument(text)
+	if err != nil {
+		return nil, err
+	}
+	for name := range rest {
+		for _, ours := range []string{"id", "name", "type", "location", "systemData"} {
+			if equalFold(name, ours) {
+				delete(rest, name)
+			}
+		}
+	}
+	return rest, nil
+}
+
+func properties(rest map[string]any) map[string]any {
+	p, ok := rest["properties"].(map[string]any)
+	if !ok {
+		p = map[string]any{}
+		rest["properties"] = p
+	}
+	return p
+}
+
+// setDefault sets a property that the client left out.
+func setDefault(p map[string]any, name string, value any) {
+	if have, ok := p[name]; !ok || have == nil {
+		p[name] = value
+	}
+}
+
+// NewCluster shows c with the members that clients read back
+// (spec/trusted-access.md 3). Its type is written as the real service does.
+func NewCluster(c access.Cluster) (Document, error) {
+	rest, err := document(c.Document)
+	if err != nil {
+		return Document{}, err
+	}
+	p := properties(rest)
+	p["provisioningState"] = "Succeeded"
+	setDefault(p, "powerState", map[string]any{"code": "Running"})
+	if version, ok := p["kubernetesVersion"]; ok {
+		setDefault(p, "currentKubernetesVersion", version)
+	}
+	setDefault(p, "nodeResourceGroup", clip80("MC_"+c.ID.ResourceGroup()+"_"+c.ID.Name()+"_"+c.Location))
+	setDefault(p, "enableRBAC", true)
+	setDefault(p, "servicePrincipalProfile", map[string]any{"clientId": "msi"}) // az's table fails without
+	return Document{
+		own: []member{
+			{"id", c.ID.String()},
+			{"name", c.ID.Name()},
+			{"type", "Microsoft.ContainerService/ManagedClusters"},
+			{"location", c.Location},
+		},
+		rest: withIdentity(rest, c.TenantID, nil),
+	}, nil
+}
+
+// clip80 keeps a group's name within ARM's limit, as AKS does.
+func clip80(s string) string { return s[:min(len(s), 80)] }
+
+// NewResource shows r. A system-assigned identity is shown with its object id,
+// which is how clients learn whom they consent to.
+func NewResource(r access.Resource) (Document, error) {
+	rest, err := document(r.Document)
+	if err != nil {
+		return Document{}, err
+	}
+	properties(rest)["provisioningState"] = "Succeeded"
+	own := []member{{"id", r.ID.String()}, {"name", r.ID.Name()}, {"type", r.ID.Type()}}
+	if r.Location != "" {
+		own = append(own, member{"location", r.Location})
+	}
+	return Document{own: own, rest: withIdentity(rest, r.TenantID, r.Identity)}, nil
+}
+
+// withIdentity replaces what a client wrote as identity's ids by the true ones.
+func withIdentity(rest map[string]any, tenantID string, identity *access.Identity) map[string]any {
+	given, ok := rest["identity"].(map[string]any)
+	if !ok {
+		given = map[string]any{}
+	}
+	delete(given, "principalId")
+	delete(given, "tenantId")
+	if identity != nil {
+		given["principalId"] = identity.ObjectID
+		given["tenantId"] = tenantID
+		if _, ok := given["type"]; !ok {
+			given["type"] = "SystemAssigned"
+		}
+	}
+	if len(given) > 0 {
+		rest["identity"] = given
+	}
+	return rest
+}
+
+// EncodeDocument writes a document for keeping, without write-only members.
+func EncodeDocument(doc map[string]any) ([]byte, error) { return json.Marshal(Redact(doc)) }
