@@ -1,0 +1,119 @@
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Stage tells which record of a request a line is.
+type Stage string
+
+// A request through the gateway has a decision before anything is forwarded
+// and, if it was allowed, a completion under the same id. A write of consent
+// has one record. A revocation has one when live requests were cut.
+const (
+	Decision Stage = "decision"
+	Complete Stage = "complete"
+	Consent  Stage = "consent"
+	Revoked  Stage = "revoked"
+)
+
+// Record is one line. Empty fields are left out.
+type Record struct {
+	Time  time.Time `json:"time"`
+	Stage Stage     `json:"stage"`
+	ID    string    `json:"id"` // also the Audit-ID that kube-apiserver records
+
+	// Who.
+	TenantID string `json:"tenantId,omitempty"`
+	ObjectID string `json:"objectId,omitempty"`
+	Source   string `json:"source,omitempty"`
+	Remote   string `json:"remote,omitempty"` // address of the connection
+
+	// What.
+	Cluster    string `json:"cluster,omitempty"`
+	Binding    string `json:"binding,omitempty"`
+	BindingUID string `json:"bindingUid,omitempty"`
+	Method     string `json:"method,omitempty"`
+	Path       string `json:"path,omitempty"` // without query
+	Action     string `json:"action,omitempty"`
+	Detail     any    `json:"detail,omitempty"`
+
+	// Outcome.
+	Allowed  *bool         `json:"allowed,omitempty"`
+	Reason   string        `json:"reason,omitempty"`
+	Status   int           `json:"status,omitempty"`
+	Bytes    int64         `json:"bytes,omitempty"` // of the response body, or sent down an upgraded stream
+	Duration time.Duration `json:"durationNs,omitempty"`
+	Cut      int           `json:"cut,omitempty"` // live requests that were ended
+}
+
+// Log records one line; an error means that it may not have been written.
+type Log func(Record) error
+
+// File appends records to one file.
+type File struct {
+	mu  sync.Mutex
+	out *os.File
+}
+
+// Open opens or creates the file at path with mode 0600. A torn last line left
+// by a full disk is closed with a line break, so later records stay readable.
+func Open(path string) (*File, error) {
+	out, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	f := &File{out: out}
+	if err := f.endTornLine(); err != nil {
+		out.Close()
+		return nil, fmt.Errorf("open audit log %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func (f *File) endTornLine() error {
+	end, err := f.out.Seek(0, io.SeekEnd)
+	if err != nil || end == 0 {
+		return err
+	}
+	last := make([]byte, 1)
+	if _, err := f.out.ReadAt(last, end-1); err != nil {
+		return err
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	_, err = f.out.Write([]byte{'\n'})
+	return err
+}
+
+// Log writes one record as one line. The error wraps [access.ErrUnavailable].
+func (f *File) Log(r Record) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode audit record: %w", err)
+	}
+	line = append(line, '\n')
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.out.Write(line); err != nil {
+		// Best effort: keep a half-written line from swallowing the next one.
+		f.out.Write([]byte{'\n'})
+		return fmt.Errorf("audit record not written (%w): free space on the audit log's disk: %w", err, access.ErrUnavailable)
+	}
+	return nil
+}
+
+// Close closes the file; later records fail.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.out.Close()
+}
