@@ -1,0 +1,94 @@
+package tunnel
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// reach opens the byte stream to the gateway: TCP, or a proxy's CONNECT.
+func (d *dialer) reach(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var nd net.Dialer
+	proxy, err := d.proxy()
+	if err != nil {
+		return nil, err
+	}
+	if proxy == nil {
+		return nd.DialContext(ctx, "tcp", d.cfg.Address)
+	}
+	port := map[string]string{"http": "80", "https": "443"}[proxy.Scheme]
+	if port == "" {
+		return nil, fmt.Errorf("proxy %s has scheme %q; http and https are known", proxy.Host, proxy.Scheme)
+	}
+	conn, err := nd.DialContext(ctx, "tcp", net.JoinHostPort(proxy.Hostname(), cmp.Or(proxy.Port(), port)))
+	if err != nil {
+		return nil, fmt.Errorf("reach proxy: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	tunnel, err := d.connectVia(ctx, conn, proxy)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("through proxy %s: %w", proxy.Host, err)
+	}
+	return tunnel, nil
+}
+
+// proxy asks the caller for the proxy. Its error is not passed on: net/http's
+// quotes the whole URL, password included.
+func (d *dialer) proxy() (*url.URL, error) {
+	if d.cfg.Proxy == nil {
+		return nil, nil
+	}
+	target := &url.URL{Scheme: "https", Host: d.cfg.Address}
+	u, err := d.cfg.Proxy(&http.Request{Method: http.MethodConnect, URL: target, Host: target.Host, Header: http.Header{}})
+	if err != nil {
+		return nil, errors.New("the proxy setting is not a valid URL (hint: look at HTTPS_PROXY)")
+	}
+	return u, nil
+}
+
+// connectVia asks the proxy at the end of conn for a stream to the gateway.
+func (d *dialer) connectVia(ctx context.Context, conn net.Conn, proxy *url.URL) (net.Conn, error) {
+	if proxy.Scheme == "https" {
+		t := tls.Client(conn, &tls.Config{ServerName: proxy.Hostname(), MinVersion: tls.VersionTLS12})
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		conn = t
+	}
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: d.cfg.Address}, Host: d.cfg.Address, Header: http.Header{}}
+	if u := proxy.User; u != nil {
+		password, _ := u.Password()
+		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+	}
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	defer conn.SetDeadline(time.Time{})
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	br := bufio.NewReader(io.LimitReader(conn, maxAnswerHeader))
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("CONNECT %s answered %d", d.cfg.Address, resp.StatusCode)
+	}
+	if br.Buffered() > 0 {
+		return nil, errors.New("bytes behind the answer to CONNECT, before we spoke") // TLS servers wait for us
+	}
+	return conn, nil
+}

@@ -1,0 +1,381 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Peer is who is at the other end of a connection, as the caller read it in
+// the client certificate. Nothing of it comes from the connection itself.
+type Peer struct {
+	ClusterUID string
+	Generation int64  // of the cluster's enrolment; the newest wins
+	Agent      string // one agent process, for the log: its certificate's serial
+}
+
+// HubConfig configures a [Hub]. The zero value works.
+type HubConfig struct {
+	// Logger gets one line when a connection comes and one when it goes. Nil
+	// logs nothing.
+	Logger *slog.Logger
+
+	// OnChange is told how many live connections a cluster has, after each change.
+	// Calls come one at a time and the last one is right; it must not block, nor
+	// call Close. Nil tells nobody.
+	OnChange func(clusterUID string, connected int)
+}
+
+// Hub is the gateway's end: the live connections of all clusters' agents.
+type Hub struct {
+	log      *slog.Logger
+	onChange func(string, int)
+
+	// telling is held while OnChange runs, so that its calls cannot overtake
+	// each other. Never taken with mu held.
+	telling sync.Mutex
+
+	mu       sync.Mutex
+	closed   bool
+	clusters map[string]*cluster
+	serving  map[*link]struct{} // every running Serve, proved or not
+	drained  chan struct{}      // closed when closed is set and serving is empty
+}
+
+// cluster is what the hub knows of one cluster. It outlives its connections,
+// because the floor must.
+type cluster struct {
+	floor int64 // lowest generation still accepted; only rises
+	links []*link
+	since time.Time // of the first of links, while there was always one
+}
+
+// NewHub returns a hub without connections.
+func NewHub(cfg HubConfig) *Hub {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnChange == nil {
+		cfg.OnChange = func(string, int) {}
+	}
+	return &Hub{
+		log:      cfg.Logger,
+		onChange: cfg.OnChange,
+		clusters: map[string]*cluster{},
+		serving:  map[*link]struct{}{},
+		drained:  make(chan struct{}),
+	}
+}
+
+// Serve takes over an accepted connection whose TLS peer the caller has
+// authenticated as peer. It blocks until the connection is dead or ctx ends,
+// closes it, and says why; the error is never nil. The connection gets requests
+// once a heartbeat has come back through it. A generation below the highest
+// seen of its cluster is refused with access.ErrForbidden.
+func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
+	m := newMeter(conn)
+	defer m.Close()
+	if peer.ClusterUID == "" {
+		return fmt.Errorf("tunnel: serve a connection of no cluster: %w", access.ErrInvalid)
+	}
+	if err := h.admissible(peer); err != nil {
+		return err
+	}
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	l, err := newLink(ctx, m, peer)
+	if err != nil {
+		return err
+	}
+	l.cut = cut
+	if err := h.enter(l); err != nil {
+		l.close()
+		return err
+	}
+	defer h.leave(l)
+
+	log := h.log.With("cluster", peer.ClusterUID, "generation", peer.Generation, "agent", peer.Agent)
+	err = l.run(ctx, func() error {
+		if err := h.register(l); err != nil {
+			return err
+		}
+		h.tell(peer.ClusterUID)
+		log.Info("agent connected", "rtt", time.Duration(l.rtt.Load()))
+		return nil
+	})
+	if h.deregister(l) {
+		h.tell(peer.ClusterUID)
+	}
+	log.Info("agent disconnected", "after", time.Since(l.began).Round(time.Millisecond), "reason", err)
+	return fmt.Errorf("tunnel: connection of agent %s of cluster %s: %w", peer.Agent, peer.ClusterUID, err)
+}
+
+var (
+	errClosed     = fmt.Errorf("the hub is closed: %w", access.ErrUnavailable)
+	errGeneration = fmt.Errorf("a newer enrolment has replaced this one: %w", access.ErrForbidden)
+)
+
+func (h *Hub) admissible(peer Peer) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.clusters[peer.ClusterUID]; c != nil && peer.Generation < c.floor {
+		return fmt.Errorf("tunnel: agent %s of cluster %s, generation %d: %w", peer.Agent, peer.ClusterUID, peer.Generation, errGeneration)
+	}
+	return nil
+}
+
+func (h *Hub) enter(l *link) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errClosed
+	}
+	h.serving[l] = struct{}{}
+	return nil
+}
+
+func (h *Hub) leave(l *link) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.serving, l)
+	if h.closed && len(h.serving) == 0 {
+		close(h.drained)
+	}
+}
+
+// register makes l eligible, and closes connections of older generations: only
+// now, when the newer one is known to work.
+func (h *Hub) register(l *link) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errClosed
+	}
+	c := h.cluster(l.peer.ClusterUID)
+	if l.peer.Generation < c.floor {
+		return errGeneration // it rose while the link was being proved
+	}
+	h.raise(l.peer.ClusterUID, c, l.peer.Generation)
+	if len(c.links) == 0 {
+		c.since = time.Now()
+	}
+	c.links = append(c.links, l)
+	return nil
+}
+
+func (h *Hub) deregister(l *link) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.clusters[l.peer.ClusterUID]
+	if c == nil {
+		return false
+	}
+	n := len(c.links)
+	c.links = slices.DeleteFunc(c.links, func(x *link) bool { return x == l })
+	return len(c.links) < n
+}
+
+// cluster is called with mu held.
+func (h *Hub) cluster(uid string) *cluster {
+	c := h.clusters[uid]
+	if c == nil {
+		c = &cluster{floor: minGeneration}
+		h.clusters[uid] = c
+	}
+	return c
+}
+
+const minGeneration = -1 << 63
+
+// raise lifts the floor and takes what lies below it out of service at once;
+// each such link's own Serve ends it. Called with mu held.
+func (h *Hub) raise(uid string, c *cluster, floor int64) (dropped bool) {
+	if floor <= c.floor {
+		return false
+	}
+	c.floor = floor
+	n := len(c.links)
+	c.links = slices.DeleteFunc(c.links, func(l *link) bool { return l.peer.Generation < floor })
+	for l := range h.serving {
+		if l.peer.ClusterUID == uid && l.peer.Generation < floor {
+			l.cut(errGeneration)
+		}
+	}
+	return len(c.links) < n
+}
+
+func (h *Hub) tell(uid string) {
+	h.telling.Lock()
+	defer h.telling.Unlock()
+	h.onChange(uid, h.Connected(uid))
+}
+
+// Drop closes a cluster's connections of a generation below the given one, and
+// accepts no more of them: an enrolment was replaced, or with math.MaxInt64 the
+// cluster was deleted.
+func (h *Hub) Drop(clusterUID string, belowGeneration int64) {
+	h.mu.Lock()
+	dropped := h.raise(clusterUID, h.cluster(clusterUID), belowGeneration)
+	h.mu.Unlock()
+	if dropped {
+		h.tell(clusterUID)
+	}
+}
+
+// Connected says how many live connections a cluster has.
+func (h *Hub) Connected(clusterUID string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.clusters[clusterUID]; c != nil {
+		return len(c.links)
+	}
+	return 0
+}
+
+// Since says from when on a cluster has been connected without a gap; the zero
+// time when it is not connected.
+func (h *Hub) Since(clusterUID string) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.clusters[clusterUID]; c != nil && len(c.links) > 0 {
+		return c.since
+	}
+	return time.Time{}
+}
+
+// RTT is the round-trip time of the last heartbeat on a cluster's quickest
+// connection; zero when it is not connected.
+func (h *Hub) RTT(clusterUID string) time.Duration {
+	var best time.Duration
+	for _, l := range h.links(clusterUID) {
+		if rtt := time.Duration(l.rtt.Load()); best == 0 || rtt < best {
+			best = rtt
+		}
+	}
+	return best
+}
+
+func (h *Hub) links(uid string) []*link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.clusters[uid]; c != nil {
+		return slices.Clone(c.links)
+	}
+	return nil
+}
+
+// Close cuts every connection and waits until each Serve is about to return,
+// or ctx ends. Later connections are refused.
+func (h *Hub) Close(ctx context.Context) error {
+	h.mu.Lock()
+	if !h.closed {
+		h.closed = true
+		for l := range h.serving {
+			l.cut(errClosed)
+		}
+		if len(h.serving) == 0 {
+			close(h.drained)
+		}
+	}
+	h.mu.Unlock()
+	select {
+	case <-h.drained:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("tunnel: close hub: %w", context.Cause(ctx))
+	}
+}
+
+// To returns the way to a cluster: a RoundTripper that sends each request over
+// the live connection with the fewest streams. The error, now or from
+// RoundTrip, wraps access.ErrUnavailable when no connection is live or all their
+// streams are taken, and when the connection dies before the answer.
+func (h *Hub) To(clusterUID string) (http.RoundTripper, error) {
+	if h.Connected(clusterUID) == 0 {
+		return nil, fmt.Errorf("tunnel: reach cluster %s: no agent is connected: %w", clusterUID, access.ErrUnavailable)
+	}
+	return route{hub: h, uid: clusterUID}, nil
+}
+
+// route chooses the connection for each request, not once, so that it survives
+// the replacement of a connection.
+type route struct {
+	hub *Hub
+	uid string
+}
+
+func (t route) RoundTrip(r *http.Request) (*http.Response, error) {
+	r, err := addressed(r)
+	if err != nil {
+		closeBody(r)
+		return nil, fmt.Errorf("tunnel: reach cluster %s: %w", t.uid, err)
+	}
+	l := t.reserve()
+	if l == nil {
+		closeBody(r)
+		return nil, fmt.Errorf("tunnel: reach cluster %s: no free stream: %w", t.uid, access.ErrUnavailable)
+	}
+	resp, err := l.http.RoundTrip(r)
+	if err == nil {
+		return resp, nil
+	}
+	if ctx := r.Context(); ctx.Err() != nil {
+		return nil, err // the caller's doing, not the tunnel's
+	}
+	return nil, fmt.Errorf("tunnel: reach cluster %s: %w: %w", t.uid, access.ErrUnavailable, err)
+}
+
+// reserve takes a stream on the least loaded connection that has one. Reserving
+// makes a full connection refuse; without it net/http would queue the request.
+func (t route) reserve() *link {
+	links := t.hub.links(t.uid)
+	if len(links) > 1 {
+		slices.SortStableFunc(links, func(a, b *link) int {
+			return cmp.Compare(a.http.InFlight(), b.http.InFlight())
+		})
+	}
+	for _, l := range links {
+		if l.http.Reserve() == nil {
+			return l
+		}
+	}
+	return nil
+}
+
+var errHeartbeat = errors.New("that path belongs to the tunnel")
+
+// addressed gives r the scheme and host that net/http insists on, and refuses
+// what could reach the agent's end of the tunnel and not its handler.
+func addressed(r *http.Request) (*http.Request, error) {
+	if r.URL == nil || r.URL.Opaque != "" {
+		return r, fmt.Errorf("request without a path: %w", access.ErrInvalid)
+	}
+	if r.URL.RequestURI() == heartbeatPath {
+		return r, fmt.Errorf("%w: %w", errHeartbeat, access.ErrForbidden)
+	}
+	if r.URL.Host != "" && r.URL.Scheme != "" {
+		return r, nil
+	}
+	out := *r
+	out.URL = new(url.URL)
+	*out.URL = *r.URL
+	out.URL.Scheme = cmp.Or(r.URL.Scheme, "http")
+	out.URL.Host = cmp.Or(r.URL.Host, "agent")
+	return &out, nil
+}
+
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		r.Body.Close()
+	}
+}

@@ -1,0 +1,62 @@
+package tunnel
+
+import (
+	"net/http"
+	"time"
+)
+
+// The bounds of a connection.
+const (
+	// maxStreams is how many requests, watches and upgrades one connection
+	// carries at once. Beyond it RoundTrip refuses; it does not queue.
+	maxStreams = 1000
+
+	// Receive windows, up at the agent and down at the gateway. A stream's window
+	// over the round-trip time bounds its speed (1 MiB over 50 ms: 20 MB/s) and is
+	// the memory one stalled stream can hold; downloads get more, because lists
+	// and watches are where the bytes are. The connection's window is the sum of
+	// all: anything less, and enough stalled streams block every other one.
+	upStreamWindow   = 512 << 10
+	upConnWindow     = maxStreams * upStreamWindow
+	downStreamWindow = 1 << 20
+	downConnWindow   = maxStreams * downStreamWindow
+
+	// frameSize is how long one stream may keep the connection to itself. The
+	// smallest allowed costs throughput, the default of 1 MiB would hold
+	// everyone up for seconds on a slow uplink.
+	frameSize = 64 << 10
+
+	// maxHeaderBytes lets headers of 64 KiB pass, with room for our own and for
+	// what HTTP/2 adds in its count (32 bytes a field).
+	maxHeaderBytes = 96 << 10
+)
+
+// The bounds of liveness. Silence is counted in ticks of our own clock: a
+// process that was itself stopped finds one late tick, not a silent peer.
+const (
+	beatEvery   = 500 * time.Millisecond
+	silentTicks = 4 // dead after 2 to 2.5 s; a lost packet is sent again after 0.2, 0.6, 1.4 s
+
+	// proveTimeout is for the first beat, when thousands of agents may be
+	// reconnecting at once.
+	proveTimeout = 10 * time.Second
+
+	dialTimeout      = 10 * time.Second
+	handshakeTimeout = 10 * time.Second
+)
+
+// The bounds of an upgrade: what the API server may take to answer, how much
+// header it may send, and the size of one chunk of a spliced stream.
+const (
+	answerTimeout   = 30 * time.Second
+	maxAnswerHeader = 64 << 10
+	chunkSize       = 32 << 10
+)
+
+// http2Only is HTTP/2 without TLS of net/http's making: the TLS is ours,
+// underneath, with an ALPN name of our own.
+func http2Only() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}

@@ -1,0 +1,61 @@
+package tunnel
+
+import (
+	"context"
+	"sync"
+)
+
+// Live holds the requests under way by the uid of their binding, so that a
+// revocation can cut them. Gateway and agent each keep one and act on their
+// own knowledge. The zero value is ready.
+type Live struct {
+	mu    sync.Mutex
+	byUID map[string]map[*context.CancelCauseFunc]struct{}
+}
+
+// Register enters a request and returns its context, which [Live.Cut] cancels.
+// The caller must call release when the request has ended.
+func (l *Live) Register(ctx context.Context, bindingUID string) (_ context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	entry := &cancel
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byUID == nil {
+		l.byUID = map[string]map[*context.CancelCauseFunc]struct{}{}
+	}
+	if l.byUID[bindingUID] == nil {
+		l.byUID[bindingUID] = map[*context.CancelCauseFunc]struct{}{}
+	}
+	l.byUID[bindingUID][entry] = struct{}{}
+	return ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.byUID[bindingUID], entry)
+		if len(l.byUID[bindingUID]) == 0 {
+			delete(l.byUID, bindingUID)
+		}
+		cancel(nil)
+	}
+}
+
+// Cut cancels every live request of a binding with the cause and returns how
+// many there were. It does not wait for them to end.
+func (l *Live) Cut(bindingUID string, cause error) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for cancel := range l.byUID[bindingUID] {
+		(*cancel)(cause)
+	}
+	return len(l.byUID[bindingUID])
+}
+
+// UIDs returns the bindings that have live requests.
+func (l *Live) UIDs() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	uids := make([]string, 0, len(l.byUID))
+	for uid := range l.byUID {
+		uids = append(uids, uid)
+	}
+	return uids
+}

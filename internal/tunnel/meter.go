@@ -1,0 +1,78 @@
+package tunnel
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// meter is a connection that remembers whether anything arrived and tells when
+// it was closed. It also hides the *tls.Conn from net/http, which would else do
+// its own ALPN on it.
+type meter struct {
+	net.Conn
+
+	received atomic.Int64
+	once     sync.Once
+	closed   chan struct{}
+}
+
+func newMeter(c net.Conn) *meter {
+	return &meter{Conn: c, closed: make(chan struct{})}
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	if n > 0 {
+		m.received.Add(int64(n))
+	}
+	return n, err
+}
+
+// Close closes the socket below the TLS. A polite close would first write an
+// alert, and wait seconds for a socket that a blackhole has filled.
+func (m *meter) Close() error {
+	var err error
+	m.once.Do(func() {
+		err = bottom(m.Conn).Close()
+		close(m.closed)
+	})
+	return err
+}
+
+// bottom unwraps TLS, twice for an https proxy.
+func bottom(c net.Conn) net.Conn {
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = t.NetConn()
+	}
+}
+
+// abort closes a connection so that its other end sees a failure, not an end.
+func abort(c net.Conn) {
+	c = bottom(c)
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0) // a failure here leaves an ordinary close
+	}
+	c.Close()
+}
+
+// silence counts ticks of beatEvery in which a connection received nothing.
+type silence struct {
+	m    *meter
+	seen int64
+	n    int
+}
+
+// tick reports whether the connection has been silent for limit ticks.
+func (s *silence) tick(limit int) bool {
+	if now := s.m.received.Load(); now != s.seen {
+		s.seen, s.n = now, 0
+		return false
+	}
+	s.n++
+	return s.n >= limit
+}
