@@ -1,0 +1,193 @@
+package enroll
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+const (
+	authorityFile = "agents-ca.pem"
+	authorityLife = 10 * 365 * 24 * time.Hour
+	// backdate allows for agents whose clocks are behind.
+	backdate = 5 * time.Minute
+)
+
+// Authority is the certificate authority of the agents, and of the server's
+// name towards them. It is no other CA's child and signs nothing else. Safe
+// for concurrent use.
+type Authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+	now  func() time.Time
+
+	mu     sync.Mutex
+	leaves map[string]*tls.Certificate // by names; guarded by mu
+}
+
+// OpenAuthority reads the CA from dir, or makes one (ECDSA P-256, 10 years)
+// when there is none. Key and certificate are in one file of mode 0600, so
+// they exist together or not at all; of several processes that open an empty
+// folder at once, one makes the CA and all use it. now is the clock, never
+// nil. The error wraps [access.ErrUnavailable] for a folder that cannot be
+// used and [access.ErrInvalid] for a file that holds no usable CA.
+func OpenAuthority(dir string, now func() time.Time) (*Authority, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
+	}
+	path := filepath.Join(dir, authorityFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := createAuthority(dir, path, now()); err != nil {
+			return nil, fmt.Errorf("create agents' CA: %v: %w", err, access.ErrUnavailable)
+		}
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
+	}
+	// Volume mounts and backups loosen modes; tighten rather than fail.
+	if err := errors.Join(os.Chmod(dir, 0o700), os.Chmod(path, 0o600)); err != nil {
+		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
+	}
+	a, err := parseAuthority(data, now)
+	if err != nil {
+		return nil, fmt.Errorf("agents' CA in %s: %w", authorityFile, err)
+	}
+	return a, nil
+}
+
+// createAuthority puts a new CA at path unless another process was first. The
+// file is whole on disk before it has its name. A hard link gives the name,
+// not a rename: a rename would replace a CA that another process made and
+// already uses.
+func createAuthority(dir, path string, now time.Time) error {
+	data, err := newAuthority(now)
+	if err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(dir, ".agents-ca-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(data)
+	if err := errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(temp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// newAuthority makes a CA and returns its certificate and key as PEM.
+func newAuthority(now time.Time) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	// No name constraints: crypto/x509 refuses every URI without a host, as
+	// ours are, under a CA that has constraints of any kind. The usages hold
+	// it to TLS, and only agents, by its hash, have reason to trust it.
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "Sallyport agents' CA"},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(authorityLife),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true, // signs leaves only
+		KeyUsage:              x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+	out.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
+	return out.Bytes(), nil
+}
+
+func parseAuthority(data []byte, now func() time.Time) (*Authority, error) {
+	certBlock, rest := pem.Decode(data)
+	keyBlock, rest := pem.Decode(rest)
+	if certBlock == nil || keyBlock == nil || certBlock.Type != "CERTIFICATE" || keyBlock.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("file must hold one CERTIFICATE and one PRIVATE KEY block: %w", access.ErrInvalid)
+	}
+	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %v: %w", err, access.ErrInvalid)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("private key cannot be read: %w", access.ErrInvalid) // no cause: it may quote the key
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || !key.PublicKey.Equal(cert.PublicKey) || !cert.IsCA {
+		return nil, fmt.Errorf("file must hold an ECDSA key and the CA certificate of that key: %w", access.ErrInvalid)
+	}
+	if now().After(cert.NotAfter) {
+		return nil, fmt.Errorf("certificate ended at %s; remove the file to make a new CA, and enrol every agent again: %w", cert.NotAfter.UTC().Format(time.RFC3339), access.ErrInvalid)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &Authority{cert: cert, key: key, pool: pool, now: now, leaves: map[string]*tls.Certificate{}}, nil
+}
+
+// CACertPEM returns the CA's certificate.
+func (a *Authority) CACertPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
+// CAHash returns what agents pin: "sha256:" and the hexadecimal SHA-256 of the
+// CA's public key (its SubjectPublicKeyInfo), which outlives a renewal of the
+// certificate.
+func (a *Authority) CAHash() string { return keyHash(a.cert) }
+
+// Pool returns a new pool that holds the CA and nothing else.
+func (a *Authority) Pool() *x509.CertPool { return a.pool.Clone() }
+
+const hashPrefix = "sha256:"
+
+func keyHash(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hashPrefix + hex.EncodeToString(sum[:])
+}
+
+// checkCAHash refuses what keyHash could not have written.
+func checkCAHash(s string) error {
+	digest, ok := strings.CutPrefix(s, hashPrefix)
+	raw, err := hex.DecodeString(digest)
+	if !ok || err != nil || len(raw) != sha256.Size || digest != strings.ToLower(digest) {
+		return fmt.Errorf("CA hash %q must be %q and 64 lower-case hexadecimal digits: %w", clip(s), hashPrefix, access.ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,7 @@
+package enroll
+
+// CanonicalKeySet is parseKeySet, for its fuzz target.
+func CanonicalKeySet(data []byte) ([]byte, error) {
+	_, canonical, err := parseKeySet(data)
+	return canonical, err
+}
