@@ -1,0 +1,178 @@
+package authenticate
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// maxToken bounds a token in bytes before anything looks at it (item 14).
+	// Entra's largest, with 200 groups, is below it.
+	maxToken = 16 << 10
+	// maxDepth bounds the nesting of a header or of claims.
+	maxDepth = 16
+	// maxKeyID bounds a kid, which is quoted in refusals.
+	maxKeyID = 256
+)
+
+// BearerToken returns the token of a request's one Authorization header (RFC
+// 6750 2.1). None, several, or another scheme is a [*Refusal].
+func BearerToken(h http.Header) (string, error) {
+	values := h.Values("Authorization")
+	if len(values) == 0 {
+		return "", refuse(Missing, "Authentication failed. The 'Authorization' header is missing.")
+	}
+	if len(values) > 1 {
+		return "", refuse(Missing, "Authentication failed. There are %d 'Authorization' headers; one is accepted.", len(values))
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimSpace(token)
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", refuse(Missing, "Authentication failed. The 'Authorization' header must be 'Bearer' and a token.")
+	}
+	return token, nil
+}
+
+// checkForm refuses what is not a JWS in compact form (RFC 7515 3.1) with a
+// header that we accept, and returns the header's kid. It is stricter than
+// the JWT library: that one takes the last of two equal names in JSON, and
+// ignores the headers that would name a key.
+func checkForm(token string) (kid string, err error) {
+	// Base64 decoders skip line breaks, in the signature as well.
+	if strings.ContainsAny(token, "\r\n") {
+		return "", refuse(Invalid, "the token is not a signed JWT: it has a line break")
+	}
+	// SplitN bounds what a token of many dots costs (CVE-2025-30204).
+	parts := strings.SplitN(token, ".", 4)
+	if len(parts) != 3 {
+		return "", refuse(Invalid, "the token is not a signed JWT: it must have three parts, separated by dots")
+	}
+	header, err := decodeObject(parts[0])
+	if err != nil {
+		return "", refuse(Invalid, "the token's header: %v", err)
+	}
+	if _, err := decodeObject(parts[1]); err != nil {
+		return "", refuse(Invalid, "the token's claims: %v", err)
+	}
+	return checkHeader(header)
+}
+
+// checkHeader admits RS256 with a kid. The headers that bring or name a key
+// are refused, not ignored: an honest issuer here never sends them (item 14).
+func checkHeader(raw []byte) (kid string, err error) {
+	var header map[string]any // a map, since struct fields would match in any case
+	if err := json.Unmarshal(raw, &header); err != nil {
+		return "", refuse(Invalid, "the token's header is not JSON")
+	}
+	for _, name := range []string{"crit", "jku", "jwk", "x5c", "x5u"} {
+		if _, ok := header[name]; ok {
+			return "", refuse(Invalid, "the token's header has %q, which is not accepted", name)
+		}
+	}
+	if alg, ok := header["alg"].(string); !ok || alg != "RS256" {
+		return "", refuse(Invalid, "the token's alg is %s; only RS256 is accepted", quote(header["alg"]))
+	}
+	if typ, ok := header["typ"]; ok {
+		s, isString := typ.(string)
+		if !isString || !slices.Contains([]string{"jwt", "at+jwt"}, strings.ToLower(s)) {
+			return "", refuse(Invalid, "the token's typ is %s; only JWT and at+jwt are accepted", quote(typ))
+		}
+	}
+	kid, ok := header["kid"].(string)
+	if !ok || kid == "" || len(kid) > maxKeyID {
+		return "", refuse(Invalid, "the token's header must have a kid, a string of 1 to %d bytes", maxKeyID)
+	}
+	return kid, nil
+}
+
+// decodeObject decodes one part of a token: unpadded base64url with no stray
+// bits, holding one JSON object. Each token has then one spelling, so the
+// cache of verified tokens cannot be filled with variants of one.
+func decodeObject(part string) ([]byte, error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
+	if err != nil {
+		return nil, errors.New("not base64url")
+	}
+	if err := checkJSON(raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+// checkJSON accepts exactly one JSON object in UTF-8 in which no object, at
+// any depth, has two members of one name. Of two equal names one reader takes
+// the first and another the last (item 14; RFC 8725 2.4).
+func checkJSON(raw []byte) error {
+	if !utf8.Valid(raw) {
+		return errors.New("not UTF-8")
+	}
+	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return errors.New("not a JSON object")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := walk(dec, 0); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}
+
+// walk reads one JSON value.
+func walk(dec *json.Decoder, depth int) error {
+	errNotJSON := errors.New("not a JSON object")
+	tok, err := dec.Token()
+	if err != nil {
+		return errNotJSON
+	}
+	delim, ok := tok.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth == maxDepth {
+		return fmt.Errorf("nested deeper than %d", maxDepth)
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		if delim == '{' {
+			tok, err := dec.Token()
+			name, ok := tok.(string)
+			if err != nil || !ok {
+				return errNotJSON
+			}
+			if seen[name] {
+				return fmt.Errorf("name %q occurs twice", clip(name))
+			}
+			seen[name] = true
+		}
+		if err := walk(dec, depth+1); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil { // the closing delimiter
+		return errNotJSON
+	}
+	return nil
+}
+
+// quote writes a value of the caller's for a refusal.
+func quote(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "missing"
+	case string:
+		return fmt.Sprintf("%q", clip(v))
+	default:
+		return "not a string"
+	}
+}
