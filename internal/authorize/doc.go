@@ -1,0 +1,24 @@
+// Package authorize turns an authenticated caller and a cluster into a Grant,
+// or says why there is none.
+//
+// It decides who, and whether the owner consented; it never looks at verbs or
+// resources, which Kubernetes RBAC decides in the cluster. The decision reads
+// an index in memory that a watch of the store keeps true. Three properties
+// make that safe:
+//
+//   - Fresh or shut. The watch proves its progress about once a second. When
+//     nothing was heard for [Config.MaxAge], [Index.Grant] refuses with
+//     access.ErrUnavailable: an index that cannot prove it is current might
+//     still hold a consent that was withdrawn.
+//   - Whole values. Sources are compared as typed resource ids, never as text
+//     prefixes, together with the tenant and, where consent pinned it, the
+//     object id of the identity, so a re-created resource inherits nothing.
+//   - No gap. A caller registers its request as live, then asks
+//     [Index.Holds] again, then forwards. A deletion that arrives before the
+//     second look is seen by it; one that arrives after finds the request
+//     registered and cuts it through [Config.Revoked] (checklist, item 26).
+//
+// When several bindings of a cluster name the same source, the oldest one
+// speaks for it: Kubernetes knows each binding as a user of its own, and one
+// request can be one user only.
+package authorize
