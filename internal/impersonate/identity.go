@@ -1,0 +1,82 @@
+package impersonate
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Names of the extra keys that carry the binding's uid and the source's
+// resource id into the cluster's audit log. The ClusterRole sallyport:proxy
+// allows them by these names.
+const (
+	ExtraBindingUID = "binding-uid.sallyport.dev"
+	ExtraSource     = "source.sallyport.dev"
+)
+
+// identity is what a request becomes in the cluster.
+type identity struct {
+	user, group, bindingUID, source, requestID string
+}
+
+type identityKey struct{}
+
+// withIdentity is the one use of a context value here: the RoundTripper
+// interface leaves no other way to hand the identity to the last step.
+func withIdentity(ctx context.Context, id identity) context.Context {
+	return context.WithValue(ctx, identityKey{}, id)
+}
+
+// set replaces every trace of an identity in h by this one.
+func (id identity) set(h http.Header, token string) {
+	for name := range h {
+		if strings.HasPrefix(strings.ToLower(name), "impersonate") {
+			delete(h, name)
+		}
+	}
+	h.Set("Authorization", "Bearer "+token)
+	h.Set("Impersonate-User", id.user)
+	h.Set("Impersonate-Group", id.group)
+	h.Set("Impersonate-Extra-"+ExtraBindingUID, id.bindingUID)
+	h.Set("Impersonate-Extra-"+ExtraSource, id.source)
+	// kube-apiserver takes the id over, which joins its audit log and ours.
+	h.Set("Audit-ID", id.requestID)
+}
+
+// roundTripper sets the identity last, on a copy of the request.
+type roundTripper struct {
+	next  http.RoundTripper
+	token func() (string, error)
+}
+
+// RoundTrip implements [http.RoundTripper]. Without an identity in the context
+// it makes no call.
+func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	out, err := identify(r, t.token)
+	if err != nil {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, err
+	}
+	return t.next.RoundTrip(out)
+}
+
+// identify returns a copy of r that carries the identity in its context and
+// the account's token, or an error and nothing to send.
+func identify(r *http.Request, token func() (string, error)) (*http.Request, error) {
+	id, ok := r.Context().Value(identityKey{}).(identity)
+	if !ok || id == (identity{}) {
+		return nil, fmt.Errorf("request without a binding: %w", access.ErrForbidden)
+	}
+	bearer, err := token()
+	if err != nil {
+		return nil, fmt.Errorf("read the proxy account's token: %w", err)
+	}
+	out := r.Clone(r.Context())
+	id.set(out.Header, bearer)
+	return out, nil
+}

@@ -1,0 +1,199 @@
+package impersonate
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/tunnel"
+)
+
+// Config wires a [Proxy]. Every field but Prefix is needed.
+type Config struct {
+	// Upstream is the API server's address; scheme and host only.
+	Upstream *url.URL
+	// TLS verifies the API server.
+	TLS *tls.Config
+	// Token returns the proxy account's current token.
+	Token func() (string, error)
+	// Known checks a claim against what the agent learned itself. Its error
+	// wraps [access.ErrForbidden], or [access.ErrUnavailable] when the agent
+	// cannot prove that its knowledge is current.
+	Known func(tunnel.Claim) error
+	// Live holds the requests under way, for revocation to cut.
+	Live *tunnel.Live
+	// Prefix begins the names of users and groups; default "aks:trustedaccess".
+	Prefix string
+	Logger *slog.Logger
+}
+
+// DefaultPrefix begins the names that AKS gives (spec/trusted-access.md 5.3).
+const DefaultPrefix = "aks:trustedaccess"
+
+// Proxy serves the agent's end of the tunnel. It is an [http.Handler].
+type Proxy struct {
+	cfg     Config
+	headers *tunnel.AllowList
+	reverse *httputil.ReverseProxy
+	plain   *http.Transport
+}
+
+// New returns a proxy, or an error that names what is wrong with cfg.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Upstream == nil || cfg.Upstream.Scheme != "https" || cfg.Upstream.Host == "" {
+		return nil, fmt.Errorf("API server address %v must be https://host[:port]: %w", cfg.Upstream, access.ErrInvalid)
+	}
+	if cfg.TLS == nil || cfg.Token == nil || cfg.Known == nil || cfg.Live == nil || cfg.Logger == nil {
+		return nil, errors.New("impersonate: TLS, Token, Known, Live and Logger must be set")
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = DefaultPrefix
+	}
+	p := &Proxy{cfg: cfg, headers: tunnel.NewAllowList()}
+	p.plain = &http.Transport{
+		Proxy:                 nil, // the API server is dialled directly, whatever the environment says
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:       cfg.TLS.Clone(),
+		TLSHandshakeTimeout:   10 * time.Second,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true, // the bytes of the API server, as they are
+		ResponseHeaderTimeout: 0,    // a watch may take its time; the client's deadline travels
+	}
+	p.reverse = &httputil.ReverseProxy{
+		Rewrite:       p.rewrite,
+		Transport:     roundTripper{next: p.plain, token: cfg.Token},
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ModifyResponse: func(resp *http.Response) error {
+			p.headers.Response(resp.Header, false)
+			resp.Trailer = nil
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			p.failed(w, r, err)
+		},
+	}
+	return p, nil
+}
+
+// Close ends the idle connections to the API server.
+func (p *Proxy) Close() { p.plain.CloseIdleConnections() }
+
+// ServeHTTP checks the claim, enters the request as live, checks again, and
+// sends it to the API server as the binding's user.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	claim, err := tunnel.ReadClaim(r.Header)
+	if err != nil {
+		tunnel.Refuse(w, err)
+		return
+	}
+	ctx, release := p.cfg.Live.Register(r.Context(), claim.BindingUID)
+	defer release()
+	// Registered first: a deletion from here on cuts the request.
+	if err := p.cfg.Known(claim); err != nil {
+		tunnel.Refuse(w, err)
+		return
+	}
+	if r.Method == http.MethodConnect || r.URL.Path == "" || r.URL.Path[0] != '/' {
+		tunnel.Refuse(w, fmt.Errorf("method %s on %q cannot be sent to an API server: %w", r.Method, r.URL.Path, access.ErrInvalid))
+		return
+	}
+	r = r.WithContext(withIdentity(ctx, identity{
+		user:       p.cfg.Prefix + ":" + claim.Binding,
+		group:      p.cfg.Prefix,
+		bindingUID: claim.BindingUID,
+		source:     claim.Source.String(),
+		requestID:  claim.RequestID,
+	}))
+	proto, _, err := tunnel.UpgradeFrom(r)
+	switch {
+	case err != nil:
+		tunnel.Refuse(w, err)
+	case proto != "":
+		p.upgrade(w, r)
+	default:
+		p.reverse.ServeHTTP(w, r)
+	}
+}
+
+// rewrite points the request at the one upstream and drops every header that
+// is not on the allow-list. The identity comes later, in the RoundTripper.
+func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
+	pr.Out.URL.Scheme, pr.Out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
+	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
+	pr.Out.Host = p.cfg.Upstream.Host
+	p.headers.Request(pr.Out.Header, false)
+	pr.Out.Trailer = nil
+}
+
+// failed answers a request that got no answer from the API server.
+func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if cause := context.Cause(r.Context()); cause != nil && errors.Is(cause, access.ErrForbidden) {
+		tunnel.Refuse(w, cause)
+		return
+	}
+	if r.Context().Err() == nil {
+		p.cfg.Logger.Warn("the API server did not answer", "error", err)
+	}
+	if dialFailed(err) {
+		// Nothing was sent, so the client may try again.
+		tunnel.Refuse(w, fmt.Errorf("the API server cannot be reached: %w", access.ErrUnavailable))
+		return
+	}
+	tunnel.Refuse(w, errors.New("no answer"))
+}
+
+// dialFailed reports whether a request failed before anything was sent.
+func dialFailed(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// upgrade passes an exec, attach or port-forward to the API server over a
+// connection of its own, since only HTTP/1.1 can upgrade.
+func (p *Proxy) upgrade(w http.ResponseWriter, r *http.Request) {
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
+	out.Host = p.cfg.Upstream.Host
+	p.headers.Request(out.Header, true)
+	out, err := identify(out, p.cfg.Token)
+	if err != nil {
+		tunnel.Refuse(w, err)
+		return
+	}
+	status, err := tunnel.HandleUpgrade(w, r, p.dialUpgrade, out)
+	switch {
+	case err == nil:
+	case status == 0:
+		p.failed(w, r, err)
+	case status != http.StatusOK:
+		panic(http.ErrAbortHandler) // an answer cut short must not look whole
+	default:
+		p.cfg.Logger.Debug("upgraded stream ended", "error", err)
+	}
+}
+
+func (p *Proxy) dialUpgrade(ctx context.Context) (net.Conn, error) {
+	config := p.cfg.TLS.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	if config.ServerName == "" {
+		config.ServerName = p.cfg.Upstream.Hostname()
+	}
+	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: config}
+	address := p.cfg.Upstream.Host
+	if !strings.Contains(address, ":") || p.cfg.Upstream.Port() == "" {
+		address = net.JoinHostPort(p.cfg.Upstream.Hostname(), "443")
+	}
+	return dialer.DialContext(ctx, "tcp", address)
+}
