@@ -1,0 +1,136 @@
+package idp
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// document is a discovery document (OpenID Connect Discovery 1.0, section 3)
+// with Entra's additions (spec/identity.md 1.7).
+type document struct {
+	Issuer                string   `json:"issuer"`
+	AuthorizationEndpoint string   `json:"authorization_endpoint"`
+	TokenEndpoint         string   `json:"token_endpoint"`
+	DeviceEndpoint        string   `json:"device_authorization_endpoint"`
+	JWKSURI               string   `json:"jwks_uri"`
+	UserinfoEndpoint      string   `json:"userinfo_endpoint"`
+	EndSessionEndpoint    string   `json:"end_session_endpoint"`
+	AuthMethods           []string `json:"token_endpoint_auth_methods_supported"`
+	ResponseModes         []string `json:"response_modes_supported"`
+	ResponseTypes         []string `json:"response_types_supported"`
+	SubjectTypes          []string `json:"subject_types_supported"`
+	Algorithms            []string `json:"id_token_signing_alg_values_supported"`
+	Scopes                []string `json:"scopes_supported"`
+	Claims                []string `json:"claims_supported"`
+	RegionScope           *string  `json:"tenant_region_scope"`
+	CloudInstanceName     string   `json:"cloud_instance_name"`
+	CloudGraphHostName    string   `json:"cloud_graph_host_name"`
+	GraphHost             string   `json:"msgraph_host"`
+	RBACURL               string   `json:"rbac_url"`
+	KerberosEndpoint      string   `json:"kerberos_endpoint"`
+}
+
+func discoveryV1(p *Provider, c *call) (any, *oauthError) {
+	return p.discovery(c.request, c.tenant, "", "")
+}
+
+func discoveryV2(p *Provider, c *call) (any, *oauthError) {
+	return p.discovery(c.request, c.tenant, "v2.0", "/v2.0")
+}
+
+// discovery describes the endpoints of one tenant and version. The issuer is
+// on our own host: MSAL refuses one that is not on the authority's. Tokens of
+// this provider name [Provider.Issuer] all the same; who verifies them is
+// configured with it, and does not read this document.
+func (p *Provider) discovery(r *http.Request, tenant, issuerVersion, version string) (any, *oauthError) {
+	id, failure := p.tenantOf(r.Context(), tenant, true)
+	if failure != nil {
+		return nil, failure
+	}
+	host := p.cfg.BaseURL(r)
+	base := host + "/" + id
+	if id == "{tenantid}" { // only the issuer is a template; endpoints are callable
+		base = host + "/" + tenant
+	}
+	graph := strings.TrimPrefix(host, "https://")
+	return document{
+		Issuer:                host + "/" + id + "/" + issuerVersion,
+		AuthorizationEndpoint: base + "/oauth2" + version + "/authorize",
+		TokenEndpoint:         base + "/oauth2" + version + "/token",
+		DeviceEndpoint:        base + "/oauth2" + version + "/devicecode",
+		JWKSURI:               base + "/discovery" + version + "/keys",
+		UserinfoEndpoint:      host + "/oidc/userinfo",
+		EndSessionEndpoint:    base + "/oauth2" + version + "/logout",
+		AuthMethods:           []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
+		ResponseModes:         []string{"query", "fragment", "form_post"},
+		ResponseTypes:         []string{"code", "id_token", "code id_token", "id_token token"},
+		SubjectTypes:          []string{"pairwise"},
+		Algorithms:            []string{"RS256"},
+		Scopes:                []string{"openid", "profile", "email", "offline_access"},
+		Claims:                []string{"sub", "iss", "aud", "exp", "iat", "nbf", "tid", "oid", "ver", "appid", "idtyp"},
+		CloudInstanceName:     graph,
+		CloudGraphHostName:    graph,
+		GraphHost:             graph,
+		RBACURL:               host,
+		KerberosEndpoint:      base + "/kerberos",
+	}, nil
+}
+
+// jwksOf serves the same keys for each tenant that exists.
+func jwksOf(p *Provider, c *call) (any, *oauthError) {
+	if _, failure := p.tenantOf(c.request.Context(), c.tenant, true); failure != nil {
+		return nil, failure
+	}
+	return json.RawMessage(p.cfg.Keys.JWKS()), nil
+}
+
+// instanceAnswer is that of spec/identity.md 7.2.
+type instanceAnswer struct {
+	Discovery  string     `json:"tenant_discovery_endpoint"`
+	APIVersion string     `json:"api-version"`
+	Metadata   []struct{} `json:"metadata"` // empty is accepted
+}
+
+// loginHosts are Entra's own, which reach this provider through the proxy of
+// `sallyport run` (spec/identity.md 7.2, 7.3).
+func loginHosts() []string {
+	return []string{"login.microsoftonline.com", "login.microsoft.com", "login.windows.net", "sts.windows.net"}
+}
+
+// instance tells MSAL that an authority is genuine and where its discovery
+// document is. It vouches only for hosts that lead here.
+func instance(p *Provider, c *call) (any, *oauthError) {
+	if c.tenant != "common" {
+		return nil, notFound()
+	}
+	r := c.request
+	query := r.URL.Query()
+	authority, err := url.Parse(query.Get("authorization_endpoint"))
+	unknown := fail(http.StatusBadRequest, "invalid_instance", 50049, "Unknown or invalid instance: authorization_endpoint must be an https URL on this host.")
+	if err != nil || authority.Scheme != "https" || authority.User != nil {
+		return nil, unknown
+	}
+	own := append([]string{strings.TrimPrefix(p.cfg.BaseURL(r), "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
+	if !slices.ContainsFunc(own, func(h string) bool { return strings.EqualFold(h, authority.Host) }) {
+		return nil, unknown
+	}
+	named, _, ok := splitPath(authority.EscapedPath())
+	if !ok {
+		return nil, unknown
+	}
+	if _, failure := p.tenantOf(r.Context(), named, true); failure != nil {
+		return nil, failure
+	}
+	version := query.Get("api-version")
+	if version != "1.0" {
+		version = "1.1"
+	}
+	return instanceAnswer{
+		Discovery:  "https://" + strings.ToLower(authority.Host) + "/" + named + "/v2.0/.well-known/openid-configuration",
+		APIVersion: version,
+		Metadata:   []struct{}{},
+	}, nil
+}
