@@ -1,0 +1,191 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/arm"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// cluster loads the path's cluster.
+func (q *request) cluster(ctx context.Context) (store.Item[access.Cluster], error) {
+	id, err := q.clusterID()
+	if err != nil {
+		return store.Item[access.Cluster]{}, err
+	}
+	item, err := q.c.store.Clusters.Get(ctx, id.Key())
+	if !errors.Is(err, access.ErrNotFound) {
+		return item, err
+	}
+	if _, err := q.group(ctx); err != nil {
+		return item, err
+	}
+	return item, arm.ResourceNotFound(id)
+}
+
+func (c *ControlPlane) listClusters(ctx context.Context, q *request) (reply, error) {
+	within := q.subscription.Value.ID.Key() + "/"
+	if q.vars["group"] != "" {
+		group, err := q.group(ctx)
+		if err != nil {
+			return reply{}, err
+		}
+		within = group.Value.ID.Key() + "/"
+	}
+	items, _, err := c.store.Clusters.List(ctx, within)
+	if err != nil {
+		return reply{}, err
+	}
+	clusters := make([]access.Cluster, len(items))
+	for i, item := range items {
+		clusters[i] = item.Value
+	}
+	return documents(q, clusters, func(c access.Cluster) string { return c.ID.Key() }, arm.NewCluster)
+}
+
+func (c *ControlPlane) getCluster(ctx context.Context, q *request) (reply, error) {
+	item, err := q.cluster(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	body, err := arm.NewCluster(item.Value)
+	return reply{status: http.StatusOK, body: body}, err
+}
+
+// putCluster registers a cluster, or replaces the document of a registered
+// one, whose uid, enrolment and bindings stay. What a client sends is kept
+// less its secrets; it is there to be read back, and decides nothing.
+func (c *ControlPlane) putCluster(ctx context.Context, q *request) (reply, error) {
+	id, err := q.clusterID()
+	if err != nil {
+		return reply{}, err
+	}
+	if err := access.CheckClusterName(id.Name()); err != nil {
+		return reply{}, err
+	}
+	text, err := arm.ReadBody(q.w, q.http)
+	if err != nil {
+		return reply{}, err
+	}
+	var body struct {
+		Location string `json:"location"`
+	}
+	if err := arm.Decode(text, &body); err != nil {
+		return reply{}, err
+	}
+	location, err := checkLocation(body.Location)
+	if err != nil {
+		return reply{}, err
+	}
+	doc, err := arm.ParseDocument(text)
+	if err != nil {
+		return reply{}, err
+	}
+	kept, err := arm.EncodeDocument(doc)
+	if err != nil {
+		return reply{}, err
+	}
+	var answer reply
+	err = retry(ctx, func() error {
+		want, status, changes, err := c.planCluster(ctx, q, id, location, kept)
+		if err != nil {
+			return err
+		}
+		shown, err := arm.NewCluster(want)
+		if err != nil {
+			return err
+		}
+		answer = reply{status: status, body: shown}
+		_, err = q.commit(ctx, changes...)
+		return err
+	})
+	return answer, err
+}
+
+func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.ResourceID, location string, doc []byte) (access.Cluster, int, []store.Change, error) {
+	fail := func(err error) (access.Cluster, int, []store.Change, error) { return access.Cluster{}, 0, nil, err }
+	old, err := c.store.Clusters.Get(ctx, id.Key())
+	switch {
+	case errors.Is(err, access.ErrNotFound):
+		group, err := q.group(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		want := access.Cluster{ID: id, UID: newID(), Location: location, TenantID: q.subscription.Value.TenantID, Created: c.cfg.Now(), Document: doc}
+		return want, http.StatusCreated, []store.Change{
+			c.store.Groups.Updating(group, group.Value), // see deleteGroup
+			c.store.Clusters.Creating(want),
+		}, nil
+	case err != nil:
+		return fail(err)
+	case old.Value.Location != location:
+		return fail(&arm.Error{Status: http.StatusConflict, Code: "InvalidResourceLocation",
+			Message: "The resource '" + id.Name() + "' already exists in location '" + old.Value.Location + "', which '" + location + "' cannot replace."})
+	}
+	want := old.Value
+	want.Document = doc
+	return want, http.StatusOK, []store.Change{c.store.Clusters.Updating(old, want)}, nil
+}
+
+// deleteCluster forgets a cluster and its bindings in one transaction. The
+// gateway and the agents' feeds learn of it by watch, and close. The objects
+// in the cluster are its owner's to remove, with the agent.
+func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, error) {
+	var op access.Operation
+	var revision int64
+	err := retry(ctx, func() error {
+		cluster, err := q.cluster(ctx)
+		if err != nil {
+			return err
+		}
+		op = c.newOperation(q, cluster.Value, cluster.Value.ID, cluster.Value.UID, 0)
+		op.Delete = true
+		changes := append([]store.Change{c.store.Clusters.Deleting(cluster)}, c.starting(&op, c.cfg.Settled != nil)...)
+		bindings, _, err := c.store.Bindings.List(ctx, cluster.Value.ID.Key()+"/")
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, b := range bindings {
+			names = append(names, b.Value.Name())
+			canceled, err := c.cancelling(ctx, b.Value, "The cluster was deleted.")
+			if err != nil {
+				return err
+			}
+			changes = append(append(changes, c.store.Bindings.Deleting(b)), canceled...)
+		}
+		if err := q.allow(map[string]any{"clusterUid": cluster.Value.UID, "bindings": names}); err != nil {
+			return err
+		}
+		revision, err = q.commit(ctx, changes...)
+		return err
+	})
+	var missing *arm.Error
+	if errors.As(err, &missing) && missing.Code == "ResourceNotFound" {
+		return reply{status: http.StatusNoContent}, q.allow(nil)
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	c.forgetTombstones(ctx, op.Resource)
+	c.settle(ctx, op, revision)
+	return accepted(q, op), nil
+}
+
+// forgetTombstones drops what no agent will clean up any more. Leaving some
+// behind is harmless: their uids are used never again.
+func (c *ControlPlane) forgetTombstones(ctx context.Context, cluster access.ResourceID) {
+	items, _, err := c.store.Tombstones.List(ctx, cluster.Key()+"/")
+	for _, item := range items {
+		if err != nil {
+			break
+		}
+		err = c.store.Tombstones.Delete(ctx, item.Key, item.Version)
+	}
+	if err != nil {
+		c.log.Warn("tombstones of a deleted cluster are left", "cluster", cluster.String(), "error", err)
+	}
+}

@@ -1,0 +1,197 @@
+package controlplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// Config is what a control plane is made of. Store, Authenticate, Peer and
+// Audit are required.
+type Config struct {
+	// Store keeps everything.
+	Store *store.Store
+	// Authenticate verifies an ARM bearer token. Errors wrap
+	// [access.ErrUnauthenticated], or [access.ErrUnavailable] when keys could
+	// not be had.
+	Authenticate func(ctx context.Context, token string) (access.Principal, error)
+	// Peer tells from a request's verified client certificate which cluster
+	// it is from, of which enrolment, and as which role, "serve" or "report".
+	Peer func(*http.Request) (clusterUID string, generation int64, role string, err error)
+	// Audit records each decision on a write before it is done. When it
+	// fails, the write is refused.
+	Audit audit.Log
+
+	// Catalogue holds the roles that bindings may name, in the order listed.
+	Catalogue []access.Role
+	// BindingLimit is the most bindings a cluster may have; default 8, as AKS,
+	// and at most 40: a cluster goes with its bindings in one transaction.
+	BindingLimit int
+	// RequireKnownSources refuses bindings whose source is not in the
+	// embedded directory. Without it such a source is taken to be a resource
+	// of the real cloud, whose object id nobody here can pin.
+	RequireKnownSources bool
+
+	// IdentityHeader makes the secret that a resource shows at
+	// IdentityEndpoint to get its tokens. Nil: listCredentials is not served.
+	IdentityHeader   func(resourceUID string) string
+	IdentityEndpoint string
+	// Enrol serves an agent's enrolment, and its certificates, for one
+	// cluster; action is "enrol" or "certificate". It checks its caller
+	// itself: there is no bearer token of ARM's. Nil: not served.
+	Enrol func(w http.ResponseWriter, r *http.Request, cluster access.ResourceID, action string)
+	// IssueJoinToken makes a one-time token for a cluster's agent. Nil: not
+	// served.
+	IssueJoinToken func(ctx context.Context, cluster access.Cluster) (token string, expires time.Time, err error)
+	// Settled returns once the gateway has seen the store's revision. A
+	// delete's operation succeeds only then. Nil: it succeeds with the write.
+	Settled func(ctx context.Context, revision int64) error
+
+	// AgentTimeout is how long a binding's write waits for the cluster's
+	// agent; default 60 s.
+	AgentTimeout time.Duration
+	// LoginEndpoint is the authority in 401 challenges; default
+	// https://login.windows.net, as the real service.
+	LoginEndpoint string
+	// Now is the clock; default [time.Now].
+	Now func() time.Time
+	// Logger gets one line for each request; default: discarded.
+	Logger *slog.Logger
+}
+
+// ControlPlane serves owners and agents. Its methods are safe for concurrent
+// use.
+type ControlPlane struct {
+	cfg    Config
+	store  *store.Store
+	log    *slog.Logger
+	routes []route
+	feeds  *feeds
+
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when Run ends; feeds end with it
+}
+
+// New makes a control plane. The error wraps [access.ErrInvalid] and names the
+// missing field.
+func New(cfg Config) (*ControlPlane, error) {
+	missing := ""
+	switch {
+	case cfg.Store == nil:
+		missing = "Store"
+	case cfg.Authenticate == nil:
+		missing = "Authenticate"
+	case cfg.Peer == nil:
+		missing = "Peer"
+	case cfg.Audit == nil:
+		missing = "Audit"
+	}
+	if missing != "" {
+		return nil, fmt.Errorf("control plane: Config.%s must be set: %w", missing, access.ErrInvalid)
+	}
+	if cfg.BindingLimit < 0 || cfg.BindingLimit > maxBindingLimit {
+		return nil, fmt.Errorf("control plane: Config.BindingLimit %d must be 1 to %d: %w", cfg.BindingLimit, maxBindingLimit, access.ErrInvalid)
+	}
+	for _, role := range cfg.Catalogue {
+		if err := access.CheckRoleName(role.Name); err != nil {
+			return nil, fmt.Errorf("control plane: catalogue: %w", err)
+		}
+	}
+	cfg.BindingLimit = cmp.Or(cfg.BindingLimit, 8)
+	cfg.AgentTimeout = cmp.Or(cfg.AgentTimeout, time.Minute)
+	cfg.LoginEndpoint = cmp.Or(cfg.LoginEndpoint, "https://login.windows.net")
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &ControlPlane{cfg: cfg, store: cfg.Store, log: cfg.Logger, feeds: newFeeds(), stopped: make(chan struct{})}
+	c.routes = c.table()
+	return c, nil
+}
+
+const (
+	// tick is how often Run looks for operations past their deadline.
+	tick = time.Second
+	// settled is how long a delete's request waits for the gateway before Run
+	// takes over.
+	settled = 3 * time.Second
+	// maxBindingLimit keeps a cluster's delete, three changes for each binding,
+	// below the 128 that one transaction of the store can hold.
+	maxBindingLimit = 40
+	// keepOperations is how long an ended operation can be polled.
+	keepOperations = 24 * time.Hour
+)
+
+// Run does the background work until ctx ends, and then returns nil: it wakes
+// agents' feeds at changes, fails operations past their deadline, takes up
+// those that a restart left, and forgets old ones. Feeds end with it.
+func (c *ControlPlane) Run(ctx context.Context) error {
+	defer c.stopOnce.Do(func() { close(c.stopped) })
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	fail := make(chan error, 3)
+	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones} {
+		wg.Go(func() { fail <- follow(ctx) })
+	}
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var swept time.Time
+	for {
+		c.checkPending(ctx)
+		if now := c.cfg.Now(); now.Sub(swept) > time.Hour {
+			swept = now
+			c.sweepOperations(ctx)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		case err := <-fail:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("control plane: follow the store: %w", cmp.Or(err, errors.New("ended")))
+		}
+	}
+}
+
+// attempts bounds how often a write is tried again when what it read was
+// changed meanwhile. Each round lets at least one of the contenders through.
+const attempts = 32
+
+// errRaced marks a transaction whose conditions did not hold.
+var errRaced = fmt.Errorf("what the write had read was changed meanwhile, again and again: %w", access.ErrConflict)
+
+// retry runs try until it does not end in errRaced.
+func retry(ctx context.Context, try func() error) error {
+	for range attempts {
+		if err := try(); !errors.Is(err, errRaced) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), access.ErrUnavailable)
+		}
+	}
+	return errRaced
+}
+
+// raced turns a transaction's conflict into errRaced.
+func raced(err error) error {
+	if errors.Is(err, access.ErrConflict) {
+		return errRaced
+	}
+	return err
+}

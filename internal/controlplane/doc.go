@@ -1,0 +1,51 @@
+// Package controlplane is the part that owns consent: the ARM-compatible API
+// for clusters' owners, and the feed and reports of clusters' agents.
+//
+// A write passes one road. [ControlPlane.ServeHTTP] splits the path, finds the
+// route (routes.go, one screen), checks the api-version, authenticates the
+// bearer token, loads the subscription and asks whether the caller owns it;
+// then the route's handler parses the body once, validates it with package
+// access, and hands what it wants to change to request.commit. That is the
+// only way to the store for a caller's write: it puts the decision into the
+// audit log first, and when that fails nothing is written (checklist item 40).
+//
+// Who may do what is one rule, in one place (ControlPlane.admit): an owner of
+// a subscription may read and write what is in it, nobody else anything. A
+// managed identity is never an owner, so a source cannot consent for itself.
+// A binding's source must lie in the cluster's subscription, which the caller
+// owns, so consent cannot name somebody else's resource (item 27); when the
+// directory knows the source, its identity's object id is pinned, so that a
+// resource created later under the same name does not inherit.
+//
+// Agents have a handler of their own, [ControlPlane.FeedHandler], behind a
+// verified client certificate. Which cluster a peer is comes from
+// Config.Peer alone, never from a path, header or body (items 19, 20); a feed
+// ends when the cluster is re-enrolled, re-created or deleted, and a report
+// from an older enrolment is refused in the same transaction that would
+// have written it.
+//
+// # Operations
+//
+// A PUT of a binding writes the binding (Updating, generation + 1), its
+// operation and a pending mark in one transaction, and in the same one ends
+// the operation it supersedes:
+//
+//	PUT ──► InProgress ──agent: in force──► Succeeded   binding Succeeded
+//	            │ ├──────agent: final──────► Failed      RoleNotAllowed
+//	            │ ├──────deadline──────────► Failed      AgentNotConnected,
+//	            │ │                                      AgentNotResponding, ApplyFailed
+//	            │ └──────next PUT, DELETE──► Canceled
+//	            └ no join token was ever issued: Succeeded at once
+//
+// A failed binding becomes Succeeded when the agent reports it in force later;
+// its operation stays Failed, since that is what its client was told. DELETE
+// removes the binding at once and leaves a tombstone for the agent to clean up
+// after; its operation ends once Config.Settled says that the gateway has
+// seen it. All of this is in the store: [ControlPlane.Run] takes up pending
+// operations after a restart, and several servers may run on one store, as
+// every step is a transaction on what it read.
+//
+// What it does not do: it forwards nothing to clusters, issues no tokens or
+// certificates (Config.Enrol and Config.IssueJoinToken do), and verifies no
+// token itself.
+package controlplane

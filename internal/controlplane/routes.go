@@ -1,0 +1,118 @@
+package controlplane
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/sallyport/sallyport/internal/arm"
+)
+
+// who may use a route.
+type who int
+
+const (
+	owner    who = iota // owners of the path's subscription
+	signedIn            // any authenticated caller; the handler decides
+	open                // the handler checks its caller itself
+)
+
+// route is one row of the table. Rows are tried in order, so the general ones
+// stand last.
+type route struct {
+	method  string
+	pattern arm.Pattern
+	who     who
+	serve   func(context.Context, *request) (reply, error)
+}
+
+// table is every route of the ARM API.
+func (c *ControlPlane) table() []route {
+	const (
+		sub     = "/subscriptions/{subscription}"
+		group   = sub + "/resourceGroups/{group}"
+		aks     = "/providers/Microsoft.ContainerService"
+		cluster = group + aks + "/managedClusters/{cluster}"
+		binding = cluster + "/trustedAccessRoleBindings/{binding}"
+		ours    = "/providers/Sallyport.Gateway"
+		agent   = cluster + ours + "/agents/default"
+		place   = sub + aks + "/locations/{location}"
+
+		get, put, del, post, head = http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodPost, http.MethodHead
+	)
+	rows := []struct {
+		method, path string
+		who          who
+		serve        func(context.Context, *request) (reply, error)
+	}{
+		{get, "/subscriptions", signedIn, c.listSubscriptions},
+		{get, sub, owner, c.getSubscription},
+		{put, sub, signedIn, c.putSubscription},
+		{get, "/tenants", signedIn, c.listTenants},
+		{get, "/metadata/endpoints", open, c.getMetadata},
+		{get, sub + "/providers/{namespace}", owner, c.getProvider},
+		{post, sub + "/providers/{namespace}/register", owner, c.getProvider},
+
+		{get, sub + "/resourceGroups", owner, c.listGroups},
+		{get, group, owner, c.getGroup},
+		{head, group, owner, c.headGroup},
+		{put, group, owner, c.putGroup},
+		{del, group, owner, c.deleteGroup},
+
+		{get, place + "/trustedAccessRoles", owner, c.listRoles},
+		{get, place + "/operations/{operation}", owner, c.getOperation},
+		{get, place + "/operationresults/{operation}", owner, c.getOperationResult},
+
+		{get, sub + aks + "/managedClusters", owner, c.listClusters},
+		{get, group + aks + "/managedClusters", owner, c.listClusters},
+		{get, cluster, owner, c.getCluster},
+		{put, cluster, owner, c.putCluster},
+		{del, cluster, owner, c.deleteCluster},
+
+		{get, cluster + "/trustedAccessRoleBindings", owner, c.listBindings},
+		{get, binding, owner, c.getBinding},
+		{put, binding, owner, c.putBinding},
+		{del, binding, owner, c.deleteBinding},
+		{get, binding + ours + "/status/default", owner, c.getBindingStatus},
+
+		{get, agent, owner, c.getAgent},
+		{post, agent + "/joinToken", owner, c.postJoinToken},
+		{post, agent + "/enrol", open, c.postEnrol},
+		{post, agent + "/certificate", open, c.postEnrol},
+
+		{post, group + "/providers/{resource:resource}" + ours + "/managedIdentities/default/listCredentials", owner, c.postListCredentials},
+		{post, sub + "/providers/{resource:resource}" + ours + "/managedIdentities/default/listCredentials", owner, c.postListCredentials},
+		{get, group + "/resources", owner, c.listAllResources},
+		{get, sub + "/resources", owner, c.listAllResources},
+		{get, group + "/providers/{resource:resource}", owner, c.getResource},
+		{put, group + "/providers/{resource:resource}", owner, c.putResource},
+		{del, group + "/providers/{resource:resource}", owner, c.deleteResource},
+		{get, group + "/providers/{type:collection}", owner, c.listResources},
+		{get, sub + "/providers/{resource:resource}", owner, c.getResource},
+		{put, sub + "/providers/{resource:resource}", owner, c.putResource},
+		{del, sub + "/providers/{resource:resource}", owner, c.deleteResource},
+		{get, sub + "/providers/{type:collection}", owner, c.listResources},
+	}
+	routes := make([]route, len(rows))
+	for i, row := range rows {
+		routes[i] = route{method: row.method, pattern: arm.ParsePattern(row.path), who: row.who, serve: row.serve}
+	}
+	return routes
+}
+
+// match finds the route of a request. Without one, allowed holds the methods
+// that the path is served with.
+func (c *ControlPlane) match(method string, path arm.Path) (rt *route, vars arm.Vars, allowed []string) {
+	first := "" // the pattern that answers for the path, with all its methods
+	for i := range c.routes {
+		rt := &c.routes[i]
+		vars, ok := rt.pattern.Match(path)
+		if !ok || first != "" && rt.pattern.String() != first {
+			continue
+		}
+		if rt.method == method {
+			return rt, vars, nil
+		}
+		first, allowed = rt.pattern.String(), append(allowed, rt.method)
+	}
+	return nil, nil, allowed
+}
