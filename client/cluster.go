@@ -1,0 +1,100 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// Cluster is the registration of a Kubernetes cluster.
+type Cluster struct {
+	Body
+	ID         access.ResourceID `json:"id"`
+	Name       string            `json:"name"`
+	Location   string            `json:"location"`
+	Tags       map[string]string `json:"tags"`
+	Properties struct {
+		ProvisioningState access.State `json:"provisioningState"`
+	} `json:"properties"`
+}
+
+// ClusterParameters is what a registration needs to say.
+type ClusterParameters struct {
+	Location string            `json:"location"`
+	Tags     map[string]string `json:"tags,omitempty"`
+}
+
+// JoinToken lets an agent enrol once. It is a secret.
+type JoinToken struct {
+	Body
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expiresOn"`
+}
+
+// AgentStatus says whether a cluster's agent is connected.
+type AgentStatus struct {
+	Body
+	Properties AgentStatusProperties `json:"properties"`
+}
+
+// UnmarshalJSON reads the properties, wrapped or not.
+func (s *AgentStatus) UnmarshalJSON(b []byte) error { return decodeProperties(b, &s.Properties) }
+
+// AgentStatusProperties is what the gateway sees of an agent.
+type AgentStatusProperties struct {
+	Connected  bool      `json:"connected"`
+	Since      time.Time `json:"since"`      // when it connected; zero while it is not
+	Generation int64     `json:"generation"` // of the enrolment; 0 before the first
+}
+
+// PutCluster registers a cluster, or replaces its registration.
+func (c *Client) PutCluster(ctx context.Context, id access.ResourceID, params ClusterParameters) (Cluster, *Poller, error) {
+	var cl Cluster
+	body := struct {
+		ClusterParameters
+		Properties struct{} `json:"properties"`
+	}{ClusterParameters: params}
+	p, err := c.put(ctx, id.String(), containerVersion, body, &cl)
+	return cl, p, err
+}
+
+// Cluster reads one registration.
+func (c *Client) Cluster(ctx context.Context, id access.ResourceID) (Cluster, error) {
+	var cl Cluster
+	return cl, c.get(ctx, id.String(), containerVersion, &cl)
+}
+
+// Clusters lists the clusters of a subscription or a resource group.
+func (c *Client) Clusters(ctx context.Context, scope access.ResourceID) ([]Cluster, error) {
+	return listOf[Cluster](ctx, c, scope.String()+"/providers/"+access.ClusterType, containerVersion)
+}
+
+// DeleteCluster removes a registration and its bindings. existed is false when
+// there was none.
+func (c *Client) DeleteCluster(ctx context.Context, id access.ResourceID) (existed bool, p *Poller, err error) {
+	return c.remove(ctx, id.String(), containerVersion)
+}
+
+// agentPath is our extension resource under a cluster (design, "ARM is the API").
+func agentPath(cluster access.ResourceID) string {
+	return cluster.String() + "/providers/Sallyport.Gateway/agents/default"
+}
+
+// NewJoinToken issues a join token. From then on writes of bindings wait for an
+// agent. It is never repeated by itself: each call issues another secret.
+func (c *Client) NewJoinToken(ctx context.Context, cluster access.ResourceID) (JoinToken, error) {
+	var t JoinToken
+	r, err := c.send(ctx, http.MethodPost, c.resolve(agentPath(cluster)+"/joinToken", genericVersion), nil)
+	if err != nil {
+		return t, err
+	}
+	return t, r.into(&t)
+}
+
+// AgentStatus reads whether the cluster's agent is connected.
+func (c *Client) AgentStatus(ctx context.Context, cluster access.ResourceID) (AgentStatus, error) {
+	var s AgentStatus
+	return s, c.get(ctx, agentPath(cluster), genericVersion, &s)
+}
