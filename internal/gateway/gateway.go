@@ -1,0 +1,171 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/authenticate"
+	"github.com/sallyport/sallyport/internal/tunnel"
+)
+
+// Authorizer is what the gateway asks about consent.
+type Authorizer interface {
+	// Grant decides whether p may act in the cluster.
+	Grant(p access.Principal, cluster access.ResourceID) (access.Grant, error)
+	// Holds reports whether a grant given earlier still stands.
+	Holds(access.Grant) error
+}
+
+// Config wires a [Gateway]. Every field but Now is needed.
+type Config struct {
+	Authenticate func(ctx context.Context, token string) (access.Principal, error)
+	Authorizer   Authorizer
+	Audit        audit.Log
+	// To returns the way to a cluster's agent; its error wraps
+	// [access.ErrUnavailable] when none is connected.
+	To     func(clusterUID string) (http.RoundTripper, error)
+	Live   *tunnel.Live
+	Logger *slog.Logger
+	Now    func() time.Time // default [time.Now]
+}
+
+// Gateway serves the data plane. It is an [http.Handler] for paths below
+// [PathPrefix].
+type Gateway struct {
+	cfg     Config
+	headers *tunnel.AllowList
+	buffers bufferPool
+	debug   *log.Logger // what net/http has to say of broken copies
+}
+
+// New returns a gateway, or an error that names what is missing.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Authenticate == nil || cfg.Authorizer == nil || cfg.Audit == nil || cfg.To == nil || cfg.Live == nil || cfg.Logger == nil {
+		return nil, errors.New("gateway: Authenticate, Authorizer, Audit, To, Live and Logger must be set")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: newBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}, nil
+}
+
+// ServeHTTP admits a request and forwards it, in the order the package comment
+// gives.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := g.cfg.Now()
+	rec := audit.Record{ID: uuid.NewString(), Remote: r.RemoteAddr, Method: r.Method, Path: clip(r.URL.EscapedPath())}
+	adm, err := g.admit(r, &rec)
+	if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {
+		err = recordErr // not recorded means refused
+	}
+	if err != nil {
+		refuse(w, refusal{rec.ID, adm.path, err})
+		return
+	}
+	ctx, release := g.cfg.Live.Register(r.Context(), adm.grant.BindingUID)
+	defer release()
+
+	answer := &recorder{ResponseWriter: w}
+	defer func() {
+		rec.Status, rec.Bytes, rec.Duration = answer.status, answer.bytes, g.cfg.Now().Sub(start)
+		if cause := context.Cause(ctx); cause != nil {
+			rec.Reason = cause.Error()
+		}
+		if err := g.record(audit.Complete, rec, nil); err != nil {
+			g.cfg.Logger.Error("completion not recorded", "request", rec.ID, "error", err)
+		}
+	}()
+	// The binding may have gone between the decision and the registration.
+	if err := g.cfg.Authorizer.Holds(adm.grant); err != nil {
+		refuse(answer, refusal{rec.ID, adm.path, err})
+		return
+	}
+	g.forward(answer, r.WithContext(ctx), adm, rec.ID)
+}
+
+// admission is a request that was allowed, with all that forwarding needs.
+type admission struct {
+	target
+	grant   access.Grant
+	to      http.RoundTripper
+	upgrade bool
+}
+
+// admit reads, authenticates and authorizes a request, noting in rec what it
+// learns. It forwards nothing.
+func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err error) {
+	t, err := parseTarget(r.URL, r.RequestURI)
+	if err != nil {
+		return adm, err
+	}
+	adm.target = t
+	rec.Cluster, rec.Path = t.cluster.String(), clip(t.path)
+	token, err := authenticate.BearerToken(r.Header)
+	if err != nil {
+		return adm, err
+	}
+	principal, err := g.cfg.Authenticate(r.Context(), token)
+	if err != nil {
+		return adm, err
+	}
+	rec.TenantID, rec.ObjectID, rec.Source = principal.TenantID, principal.ObjectID, principal.Resource.String()
+	if name := tunnel.SpoofsIdentity(r.Header); name != "" {
+		return adm, fmt.Errorf("header %q: the identity in the cluster is set by the binding alone, nested impersonation is refused: %w", clip(name), access.ErrForbidden)
+	}
+	proto, err := tunnel.UpgradeRequest(r)
+	if err != nil {
+		return adm, err
+	}
+	adm.upgrade = proto != ""
+	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster)
+	if err != nil {
+		return adm, err
+	}
+	rec.Binding, rec.BindingUID = adm.grant.Binding, adm.grant.BindingUID
+	adm.to, err = g.cfg.To(adm.grant.ClusterUID)
+	return adm, err
+}
+
+// record writes one audit record. Its error means the request must be refused.
+func (g *Gateway) record(stage audit.Stage, rec audit.Record, refusal error) error {
+	rec.Time, rec.Stage = g.cfg.Now().UTC(), stage
+	if stage == audit.Decision {
+		allowed := refusal == nil
+		rec.Allowed = &allowed
+		if !allowed {
+			rec.Reason = refusal.Error()
+		}
+	}
+	return g.cfg.Audit(rec)
+}
+
+// Revoke cuts the live requests of a binding and records how many there were.
+// It does not block on them.
+func (g *Gateway) Revoke(bindingUID, cause string) {
+	n := g.cfg.Live.Cut(bindingUID, fmt.Errorf("%s: %w", cause, access.ErrForbidden))
+	if n == 0 {
+		return
+	}
+	rec := audit.Record{Time: g.cfg.Now().UTC(), Stage: audit.Revoked, ID: uuid.NewString(), BindingUID: bindingUID, Reason: cause, Cut: n}
+	if err := g.cfg.Audit(rec); err != nil {
+		g.cfg.Logger.Error("revocation not recorded", "binding", bindingUID, "error", err)
+	}
+}
+
+// clip bounds what a hostile client can write into the log.
+func clip(s string) string {
+	const most = 1024
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// status is the part of a Kubernetes Status object that clients read
+// (k8s.io/apimachinery, meta/v1).
+type status struct {
+	Kind       string         `json:"kind"`
+	APIVersion string         `json:"apiVersion"`
+	Metadata   struct{}       `json:"metadata"`
+	Status     string         `json:"status"`
+	Message    string         `json:"message"`
+	Reason     string         `json:"reason"`
+	Details    *statusDetails `json:"details,omitempty"`
+	Code       int            `json:"code"`
+}
+
+type statusDetails struct {
+	RetryAfterSeconds int `json:"retryAfterSeconds,omitempty"`
+}
+
+// refusal is what a request is answered when it is not forwarded.
+type refusal struct {
+	requestID string
+	path      string // as in the cluster, "" if it could not be read
+	err       error
+}
+
+// refuse answers with the Status of the error's kind. An error of no kind is a
+// fixed text: its cause is for the log alone.
+func refuse(w http.ResponseWriter, r refusal) {
+	err := r.err
+	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: message(err)}
+	switch {
+	case errors.Is(err, access.ErrInvalid):
+		s.Code, s.Reason = http.StatusBadRequest, "BadRequest"
+	case errors.Is(err, access.ErrUnauthenticated):
+		s.Code, s.Reason = http.StatusUnauthorized, "Unauthorized"
+		s.Message = "Invalid token: " + s.Message
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case errors.Is(err, access.ErrForbidden):
+		s.Code, s.Reason = http.StatusForbidden, "Forbidden"
+	case errors.Is(err, access.ErrNotFound):
+		s.Code, s.Reason = http.StatusNotFound, "NotFound"
+	case errors.Is(err, access.ErrUnavailable):
+		s.Code, s.Reason = http.StatusServiceUnavailable, "ServiceUnavailable"
+		s.Details = &statusDetails{RetryAfterSeconds: 1}
+		w.Header().Set("Retry-After", "1")
+	case errors.Is(err, errLost), errors.Is(err, errBadAnswer):
+		s.Code, s.Reason = http.StatusBadGateway, "InternalError"
+	default:
+		s.Code, s.Reason = http.StatusInternalServerError, "InternalError"
+		s.Message = "internal error"
+	}
+	s.Message += " (request " + r.requestID + ")"
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Audit-Id", r.requestID)
+	if r.path == "/api" || r.path == "/apis" {
+		// Of a refused discovery kubectl shows the body if it is text, and
+		// "unknown" if it is a Status; and discovery is what it asks first.
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(s.Code)
+		fmt.Fprintln(w, s.Message)
+		return
+	}
+	h.Set("Content-Type", "application/json")
+	w.WriteHeader(s.Code)
+	// An error means that the client is gone; there is nobody else to tell.
+	_ = json.NewEncoder(w).Encode(s)
+}
+
+// message drops the kind's own word from the end of an error's text: the
+// status says it already.
+func message(err error) string {
+	text := err.Error()
+	for _, kind := range []error{access.ErrInvalid, access.ErrUnauthenticated, access.ErrForbidden, access.ErrNotFound, access.ErrConflict, access.ErrUnavailable} {
+		text = strings.TrimSuffix(text, ": "+kind.Error())
+	}
+	return text
+}
