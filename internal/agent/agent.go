@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/client"
+	"github.com/sallyport/sallyport/internal/enroll"
+	"github.com/sallyport/sallyport/internal/impersonate"
+	"github.com/sallyport/sallyport/internal/rbac"
+	"github.com/sallyport/sallyport/internal/tunnel"
+)
+
+// Config of an agent. The manifest of `sallyport agent manifest` sets it by
+// flags; at least one of the two account directories is needed.
+type Config struct {
+	// Gateway is the server's address, host:port.
+	Gateway string
+	// Cluster is the registration this agent belongs to.
+	Cluster access.ResourceID
+	// CAHash pins the server's CA: "sha256:" and the hash of its public key.
+	CAHash string
+	// JoinTokenFile holds the one-time join token. It is shown at start; a
+	// token used up earlier is no error, because pods restart.
+	JoinTokenFile string
+	// ProxyAccount and ReconcilerAccount are directories with the projected
+	// tokens of the two service accounts: "token" for the API server,
+	// "gateway-token" (audience "sallyport") for the gateway, and optionally
+	// "ca.crt". An empty one leaves that half to another process.
+	ProxyAccount, ReconcilerAccount string
+	// APIServer is the cluster's API server, https://host[:port]; default is
+	// the one a pod's environment names.
+	APIServer string
+	// APIServerCA is a PEM file with the API server's CA; default is ca.crt of
+	// the account directory.
+	APIServerCA string
+	// Prefix begins the names of objects, users and groups in the cluster;
+	// default "aks:trustedaccess".
+	Prefix string
+	Logger *slog.Logger
+}
+
+// Names of the files in an account directory.
+const (
+	apiTokenFile     = "token"
+	gatewayTokenFile = "gateway-token"
+	caFile           = "ca.crt"
+)
+
+// Run keeps the agent's halves running until ctx ends. Only a configuration
+// that can never work makes it return earlier.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.ProxyAccount == "" && cfg.ReconcilerAccount == "" {
+		return fmt.Errorf("agent: neither a proxy account nor a reconciler account is given: %w", access.ErrInvalid)
+	}
+	if cfg.APIServer == "" {
+		host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
+		if host == "" || port == "" {
+			return fmt.Errorf("agent: no API server: not in a pod (KUBERNETES_SERVICE_HOST is not set) and none given: %w", access.ErrInvalid)
+		}
+		cfg.APIServer = "https://" + net.JoinHostPort(host, port)
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = impersonate.DefaultPrefix
+	}
+	a := &agent{cfg: cfg, gateway: &enroll.Client{
+		Address:   cfg.Gateway,
+		ClusterID: cfg.Cluster,
+		CAHash:    cfg.CAHash,
+		Proxy:     http.ProxyFromEnvironment,
+	}}
+	group, ctx := errgroup.WithContext(ctx)
+	if cfg.ReconcilerAccount != "" {
+		group.Go(func() error { return a.reconcile(ctx) })
+	}
+	if cfg.ProxyAccount != "" {
+		group.Go(func() error { return a.proxy(ctx) })
+	}
+	return group.Wait()
+}
+
+type agent struct {
+	cfg     Config
+	gateway *enroll.Client
+}
+
+// account is one service account's view of the API server.
+type account struct {
+	dir  string
+	rest *rest.Config
+}
+
+func (a *agent) account(dir string) (account, error) {
+	ca := a.cfg.APIServerCA
+	if ca == "" {
+		ca = filepath.Join(dir, caFile)
+	}
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		return account{}, fmt.Errorf("agent: read the API server's CA: %w", err)
+	}
+	return account{dir: dir, rest: &rest.Config{
+		Host: a.cfg.APIServer,
+		// The file is read again when the kubelet has renewed it.
+		BearerTokenFile: filepath.Join(dir, apiTokenFile),
+		TLSClientConfig: rest.TLSClientConfig{CAData: pem},
+		UserAgent:       "sallyport-agent",
+		QPS:             -1, // bounded by the number of bindings, not by a client-side limit
+		Timeout:         30 * time.Second,
+	}}, nil
+}
+
+func (acc account) credentials(c *enroll.Client, role enroll.Role) *enroll.Credentials {
+	return enroll.NewCredentials(c, role, func() (string, error) { return readToken(acc.dir, gatewayTokenFile) })
+}
+
+func readToken(dir, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return "", fmt.Errorf("read service-account token: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// reconcile runs the half that writes the roles.
+func (a *agent) reconcile(ctx context.Context) error {
+	acc, err := a.account(a.cfg.ReconcilerAccount)
+	if err != nil {
+		return err
+	}
+	kube, err := kubernetes.NewForConfig(watchable(acc.rest))
+	if err != nil {
+		return fmt.Errorf("agent: API server client: %w", err)
+	}
+	if a.cfg.JoinTokenFile != "" {
+		if err := a.join(ctx, acc, kube); err != nil {
+			return err
+		}
+	}
+	creds := acc.credentials(a.gateway, enroll.RoleReport)
+	reconciler := rbac.New(rbac.Config{Client: kube, Prefix: a.cfg.Prefix, Logger: a.cfg.Logger.With("half", "reconciler")})
+
+	group, ctx := errgroup.WithContext(ctx)
+	desired := make(chan access.Desired)
+	reports := newMailbox[access.Report]()
+	group.Go(func() error {
+		return a.follow(ctx, creds, func(d access.Desired) {
+			select {
+			case desired <- d:
+			case <-ctx.Done():
+			}
+		})
+	})
+	group.Go(func() error { return reconciler.Run(ctx, desired, reports.put) })
+	group.Go(func() error { return a.sendReports(ctx, creds, reports) })
+	return group.Wait()
+}
+
+// watchable drops the client-wide timeout, which would cut watches; the
+// reconciler bounds each of its calls itself.
+func watchable(cfg *rest.Config) *rest.Config {
+	cfg = rest.CopyConfig(cfg)
+	cfg.Timeout = 0
+	return cfg
+}
+
+// proxy runs the half that serves remote traffic.
+func (a *agent) proxy(ctx context.Context) error {
+	acc, err := a.account(a.cfg.ProxyAccount)
+	if err != nil {
+		return err
+	}
+	upstream, err := url.Parse(a.cfg.APIServer)
+	if err != nil {
+		return fmt.Errorf("agent: API server address %q: %w", a.cfg.APIServer, access.ErrInvalid)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(acc.rest.CAData) {
+		return fmt.Errorf("agent: the API server's CA file holds no certificate: %w", access.ErrInvalid)
+	}
+	live := &tunnel.Live{}
+	bindings := newKnown(live, time.Now)
+	handler, err := impersonate.New(impersonate.Config{
+		Upstream: upstream,
+		TLS:      &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool},
+		Token:    newTokenCache(acc.dir).token,
+		Known:    bindings.check,
+		Live:     live,
+		Prefix:   a.cfg.Prefix,
+		Logger:   a.cfg.Logger.With("half", "proxy"),
+	})
+	if err != nil {
+		return err
+	}
+	defer handler.Close()
+	creds := acc.credentials(a.gateway, enroll.RoleServe)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.follow(ctx, creds, bindings.update) })
+	group.Go(func() error {
+		dial := a.dialConfig(creds, enroll.ALPNTunnel)
+		dial.Handler = handler
+		return tunnel.Dial(ctx, dial)
+	})
+	return group.Wait()
+}
+
+func (a *agent) dialConfig(creds *enroll.Credentials, alpn string) tunnel.DialConfig {
+	return tunnel.DialConfig{
+		Address: a.cfg.Gateway,
+		TLS:     func(ctx context.Context) (*tls.Config, error) { return creds.TLS(ctx, alpn) },
+		Proxy:   http.ProxyFromEnvironment,
+		Logger:  a.cfg.Logger,
+	}
+}
+
+// join shows the join token, until the gateway has answered.
+func (a *agent) join(ctx context.Context, acc account, kube kubernetes.Interface) error {
+	return retry(ctx, a.cfg.Logger, "join", func(ctx context.Context) error {
+		text, err := os.ReadFile(a.cfg.JoinTokenFile)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // enrolled earlier, and the token cleaned away
+		}
+		if err != nil {
+			return fmt.Errorf("read join token: %w", err)
+		}
+		token, err := enroll.ParseJoinToken(strings.TrimSpace(string(text)))
+		if err != nil {
+			return err
+		}
+		issuer, keys, err := issuerKeys(ctx, kube)
+		if err != nil {
+			return err
+		}
+		proof, err := readToken(acc.dir, gatewayTokenFile)
+		if err != nil {
+			return err
+		}
+		err = a.gateway.Enrol(ctx, token, issuer, keys, proof)
+		if errors.Is(err, access.ErrUnauthenticated) {
+			// A pod that restarts shows the token it came with again. If the
+			// cluster was never enrolled, getting a certificate says so.
+			a.cfg.Logger.Info("join token not accepted; going on with the enrolment there is", "reason", err)
+			return nil
+		}
+		if err == nil {
+			a.cfg.Logger.Info("enrolled", "cluster", a.cfg.Cluster.String())
+		}
+		return err
+	})
+}
+
+// issuerKeys reads the cluster's service-account issuer and its public keys.
+func issuerKeys(ctx context.Context, kube kubernetes.Interface) (issuer string, jwks []byte, err error) {
+	get := func(path string) ([]byte, error) {
+		b, err := kube.Discovery().RESTClient().Get().AbsPath(path).DoRaw(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("read %s from the API server: %w", path, err)
+		}
+		return b, nil
+	}
+	discovery, err := get("/.well-known/openid-configuration")
+	if err != nil {
+		return "", nil, err
+	}
+	if issuer, err = issuerOf(discovery); err != nil {
+		return "", nil, err
+	}
+	jwks, err = get("/openid/v1/jwks")
+	return issuer, jwks, err
+}
+
+// follow keeps the feed open and hands each state to f, until ctx ends.
+func (a *agent) follow(ctx context.Context, creds *enroll.Credentials, f func(access.Desired)) error {
+	return retry(ctx, a.cfg.Logger, "feed", func(ctx context.Context) error {
+		transport := a.feedTransport(creds)
+		defer transport.CloseIdleConnections()
+		err := client.NewFeed(transport).Desired(ctx, f)
+		if retired(err) {
+			if err := creds.Forget(ctx); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}
+
+// retired reports whether the gateway refused the agent's certificate, which a
+// newer enrolment of the cluster brings about. Any other failure keeps it, so
+// that a server's restart does not cost a certificate for each agent.
+func retired(err error) bool {
+	var op *net.OpError
+	alert := errors.As(err, &op) && op.Op == "remote error" // a TLS alert
+	return alert || errors.Is(err, access.ErrUnauthenticated) || errors.Is(err, access.ErrForbidden) || errors.Is(err, access.ErrNotFound)
+}
+
+// sendReports sends the newest report, again until it has arrived.
+func (a *agent) sendReports(ctx context.Context, creds *enroll.Credentials, reports *mailbox[access.Report]) error {
+	transport := a.feedTransport(creds)
+	defer transport.CloseIdleConnections()
+	feed := client.NewFeed(transport)
+	for {
+		report, err := reports.take(ctx)
+		if err != nil {
+			return err
+		}
+		err = retry(ctx, a.cfg.Logger, "report", func(ctx context.Context) error {
+			if newer, ok := reports.peek(); ok {
+				report = newer
+			}
+			return feed.Report(ctx, report)
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// feedTransport speaks HTTP/1.1 over connections opened as the tunnel's are.
+func (a *agent) feedTransport(creds *enroll.Credentials) *http.Transport {
+	return &http.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return tunnel.Connect(ctx, a.dialConfig(creds, enroll.ALPNFeed))
+		},
+		MaxIdleConns:    2,
+		IdleConnTimeout: 30 * time.Second,
+	}
+}

@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/tunnel"
+)
+
+// maxSilence is how long the proxy serves without hearing from the control
+// plane; its heartbeat comes every second.
+const maxSilence = 5 * time.Second
+
+// known is what the proxy learned of the cluster's bindings on its own feed.
+type known struct {
+	live *tunnel.Live
+	now  func() time.Time
+
+	mu       sync.Mutex
+	heard    time.Time
+	bindings map[string]binding // by uid
+}
+
+type binding struct {
+	name    string
+	source  access.ResourceID
+	inForce []string // roles last reported in force
+}
+
+func newKnown(live *tunnel.Live, now func() time.Time) *known {
+	return &known{live: live, now: now, bindings: map[string]binding{}}
+}
+
+// update takes the whole desired state and cuts the requests of bindings that
+// are gone, or that were narrowed once the cluster has applied it.
+func (k *known) update(d access.Desired) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := make(map[string]binding, len(d.Bindings))
+	for _, b := range d.Bindings {
+		entry := binding{name: b.Name, source: b.Source, inForce: k.bindings[b.UID].inForce}
+		if b.Applied == b.Generation {
+			roles := make([]string, len(b.Roles))
+			for i, r := range b.Roles {
+				roles[i] = strings.ToLower(r.QualifiedName())
+			}
+			if slices.ContainsFunc(entry.inForce, func(r string) bool { return !slices.Contains(roles, r) }) {
+				k.live.Cut(b.UID, fmt.Errorf("a role was removed from binding %q: %w", b.Name, access.ErrForbidden))
+			}
+			entry.inForce = roles
+		}
+		next[b.UID] = entry
+	}
+	for uid, old := range k.bindings {
+		if _, ok := next[uid]; !ok {
+			k.live.Cut(uid, fmt.Errorf("binding %q was deleted: %w", old.name, access.ErrForbidden))
+		}
+	}
+	k.bindings, k.heard = next, k.now()
+}
+
+// check holds a gateway's claim against what is known here.
+func (k *known) check(c tunnel.Claim) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if silence := k.now().Sub(k.heard); silence > maxSilence {
+		return fmt.Errorf("the agent has not heard from the control plane for more than %s: %w", maxSilence, access.ErrUnavailable)
+	}
+	b, ok := k.bindings[c.BindingUID]
+	switch {
+	case !ok:
+		return fmt.Errorf("this cluster has no binding with uid %s: %w", c.BindingUID, access.ErrForbidden)
+	case b.name != c.Binding:
+		return fmt.Errorf("uid %s is not that of binding %q: %w", c.BindingUID, c.Binding, access.ErrForbidden)
+	case !b.source.Equal(c.Source):
+		return fmt.Errorf("binding %q is not of source %s: %w", c.Binding, c.Source, access.ErrForbidden)
+	}
+	return nil
+}
