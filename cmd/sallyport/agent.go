@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/agent"
+)
+
+func newAgentCommand() *cobra.Command {
+	var cfg agent.Config
+	var cluster string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the agent of a cluster, which dials the gateway",
+		Long: `Runs in the cluster and dials the gateway; it never listens. 'sallyport agent
+manifest' prints the YAML that installs it with no more rights than it needs.
+
+An account folder holds "token" (for the API server), "gateway-token" (a
+service-account token of audience "sallyport") and, unless --apiserver-ca
+names one, "ca.crt". With one folder only that half runs.`,
+		Example: `  sallyport agent --gateway gateway.example.com:443 --cluster $CLUSTER_ID --ca-hash sha256:... \
+    --proxy-account /var/run/secrets/sallyport/account`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			id, err := access.ParseResourceID(cluster)
+			if err != nil {
+				return fmt.Errorf("--cluster: %w", err)
+			}
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			cfg.Cluster = id
+			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			err = agent.Run(cmd.Context(), cfg)
+			if errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Gateway, "gateway", "", "the server's address, host:port")
+	f.StringVar(&cluster, "cluster", "", "resource id of the registered cluster")
+	f.StringVar(&cfg.CAHash, "ca-hash", "", "hash of the server's CA key, sha256:...; nothing else is trusted")
+	f.StringVar(&cfg.JoinTokenFile, "join-token-file", "", "file with the one-time join token")
+	f.StringVar(&cfg.ProxyAccount, "proxy-account", "", "folder with the proxy account's tokens")
+	f.StringVar(&cfg.ReconcilerAccount, "reconciler-account", "", "folder with the reconciler account's tokens")
+	f.StringVar(&cfg.APIServer, "apiserver", "", "the API server's URL (default: the pod's environment)")
+	f.StringVar(&cfg.APIServerCA, "apiserver-ca", "", "file with the API server's CA (default: ca.crt of the account folder)")
+	f.StringVar(&cfg.Prefix, "prefix", "", "beginning of the names of objects and users (default \"aks:trustedaccess\")")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	for _, name := range []string{"gateway", "cluster", "ca-hash"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag named above is not defined
+		}
+	}
+	return cmd
+}

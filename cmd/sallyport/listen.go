@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Limits of the one TLS port. Handshakes are bounded in number and time, so
+// half-open ones cannot pile up (security checklist, item 31).
+const (
+	maxHandshakes    = 512
+	handshakeTimeout = 10 * time.Second
+)
+
+// frontDoor accepts connections on the one TLS port, completes the handshake
+// and hands each to the server of the protocol (ALPN) it asked for. Whether a
+// client certificate is demanded was decided in the handshake.
+type frontDoor struct {
+	tls *tls.Config
+	// byProtocol takes over connections of the agents' protocols. Any other
+	// protocol goes to web.
+	byProtocol map[string]func(context.Context, *tls.Conn)
+	web        *http.Server
+	log        *slog.Logger
+}
+
+// serve accepts until ctx ends, and returns when every connection is gone.
+func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
+	web := newHandOver(ln.Addr())
+	var all sync.WaitGroup
+	all.Go(func() { d.web.Serve(web) })
+	slots := make(chan struct{}, maxHandshakes)
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+			// Out of file descriptors, say: others may end meanwhile.
+			d.log.Warn("accept failed", "error", err)
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err != nil {
+			break
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			conn.Close() // full of half-open handshakes
+			continue
+		}
+		all.Go(func() {
+			secured := d.handshake(ctx, conn)
+			<-slots
+			if secured != nil {
+				d.dispatch(ctx, secured, web)
+			}
+		})
+	}
+	web.Close()
+	shutdown(d.web)
+	all.Wait()
+	return context.Cause(ctx)
+}
+
+func (d *frontDoor) handshake(ctx context.Context, conn net.Conn) *tls.Conn {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	secured := tls.Server(conn, d.tls)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		d.log.Debug("handshake failed", "remote", conn.RemoteAddr(), "error", err)
+		conn.Close()
+		return nil
+	}
+	return secured
+}
+
+func (d *frontDoor) dispatch(ctx context.Context, conn *tls.Conn, web *handOver) {
+	if serve := d.byProtocol[conn.ConnectionState().NegotiatedProtocol]; serve != nil {
+		serve(ctx, conn)
+		return
+	}
+	web.give(conn)
+}
+
+// shutdown gives a server's requests a moment and then closes it.
+func shutdown(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		s.Close()
+	}
+}
+
+// handOver is a [net.Listener] of connections that somebody else accepted.
+type handOver struct {
+	addr  net.Addr
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newHandOver(addr net.Addr) *handOver {
+	return &handOver{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// give passes a connection on, or closes it when nobody accepts any more.
+func (h *handOver) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		c.Close()
+	}
+}
+
+// Accept implements [net.Listener].
+func (h *handOver) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (h *handOver) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+// Addr implements [net.Listener].
+func (h *handOver) Addr() net.Addr { return h.addr }
+
+// plainHTTP is a TLS connection that [http.Server] serves HTTP/1.1 on: of a
+// bare *tls.Conn it would first look up the protocol, which is ours. Requests
+// still have their TLS field, by the ConnectionState method.
+type plainHTTP struct{ *tls.Conn }

@@ -1,0 +1,489 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/authenticate"
+	"github.com/sallyport/sallyport/internal/authorize"
+	"github.com/sallyport/sallyport/internal/controlplane"
+	"github.com/sallyport/sallyport/internal/enroll"
+	"github.com/sallyport/sallyport/internal/gateway"
+	"github.com/sallyport/sallyport/internal/idp"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/tunnel"
+)
+
+// serverConfig is what `sallyport server` is told. Its comments are the
+// manual of the flags of the same names.
+type serverConfig struct {
+	// DataDir holds all state of this server, readable by its owner only.
+	DataDir string
+	// Listen is the address of the one TLS port, for clients and agents.
+	Listen string
+	// Advertise is the host:port by which clients and agents reach the TLS
+	// port, if it is not Listen. It goes into operator.json, operation URLs
+	// and join tokens, and its host into the server's certificate.
+	Advertise string
+	// IdentityListen is the loopback address of the plain-HTTP
+	// managed-identity endpoint.
+	IdentityListen string
+	// EtcdEndpoints use an external etcd cluster instead of one in this
+	// process; with https, EtcdCA and optionally a client certificate.
+	EtcdEndpoints []string
+	// EntraTenants are real Entra tenants whose tokens are trusted for
+	// subscriptions of that tenant. This needs a way out to Entra.
+	EntraTenants []string
+	// BindingLimit is the most bindings a cluster may have; AKS allows 8.
+	BindingLimit int
+	// AgentTimeout is how long a binding's write waits for the cluster's agent.
+	AgentTimeout time.Duration
+	// NewOperator gives the operator a new secret and writes it to
+	// operator.json; the old one ends.
+	NewOperator bool
+	// Verbose logs each request.
+	Verbose bool
+
+	log io.Writer
+}
+
+func defaultServerConfig() serverConfig {
+	return serverConfig{
+		DataDir:        "sallyport-data",
+		Listen:         "127.0.0.1:8443",
+		IdentityListen: "127.0.0.1:8444",
+		BindingLimit:   8,
+		AgentTimeout:   time.Minute,
+	}
+}
+
+func newServerCommand() *cobra.Command {
+	cfg := defaultServerConfig()
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the control plane, the gateway and the identity provider",
+		Long: `Runs the control plane (ARM-compatible), the gateway to clusters and the
+embedded identity provider on one TLS port, and the managed-identity endpoint
+on a loopback port. The first start creates a tenant, a subscription and an
+operator, whose credential is written to DIR/operator.json (mode 0600).`,
+		Example: `  sallyport server --data-dir ./sallyport-data
+  sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443
+  sallyport server --data-dir ./sallyport-data --new-operator   # lost operator.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.log = cmd.ErrOrStderr()
+			return runServer(cmd.Context(), cfg, cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "folder with all state of this server")
+	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address of the TLS port")
+	f.StringVar(&cfg.Advertise, "advertise", "", "host:port by which clients and agents reach the TLS port (default: the address listened on)")
+	f.StringVar(&cfg.IdentityListen, "identity-listen", cfg.IdentityListen, "loopback address of the managed-identity endpoint")
+	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "external etcd cluster (default: etcd in this process)")
+	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
+	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
+	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
+	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
+	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log each request")
+	return cmd
+}
+
+// server is everything one process runs, built before any of it starts.
+type server struct {
+	cfg       serverConfig
+	log       *slog.Logger
+	advertise string
+
+	store     *store.Store
+	audit     *audit.File
+	authority *enroll.Authority
+	keys      *idp.Keys
+	index     *authorize.Index
+	hub       *tunnel.Hub
+	arm, data *authenticate.Verifier
+	control   *controlplane.ControlPlane
+	gateway   *gateway.Gateway
+	idp       *idp.Provider
+}
+
+// runServer builds the server, prints "ready <url>" once it serves, and runs
+// until ctx ends.
+func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err error) {
+	level := slog.LevelInfo
+	if cfg.Verbose {
+		level = slog.LevelDebug
+	}
+	s := &server{cfg: cfg, log: slog.New(slog.NewTextHandler(cmp.Or(cfg.log, io.Discard), &slog.HandlerOptions{Level: level}))}
+	if err := checkServerConfig(cfg); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	if err := os.Chmod(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	// Listen first: a taken port must not cost a start of etcd.
+	web, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+	}
+	defer web.Close()
+	identity, err := net.Listen("tcp", cfg.IdentityListen)
+	if err != nil {
+		return fmt.Errorf("listen on %s for managed identities: %w", cfg.IdentityListen, err)
+	}
+	defer identity.Close()
+	s.advertise = cmp.Or(cfg.Advertise, web.Addr().String())
+
+	if err := s.openState(ctx); err != nil {
+		return err
+	}
+	// Stopped last, when nothing uses it any more.
+	defer func() { err = errors.Join(err, s.store.Close(), s.audit.Close()) }()
+	op, err := s.firstStart(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.build(op, "http://"+identity.Addr().String()+"/msi/token"); err != nil {
+		return err
+	}
+	return s.run(ctx, web, identity, stdout)
+}
+
+func checkServerConfig(cfg serverConfig) error {
+	host, _, err := net.SplitHostPort(cfg.IdentityListen)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--identity-listen %q must be a loopback address: tokens leave it in plain HTTP: %w", cfg.IdentityListen, access.ErrInvalid)
+	}
+	for _, tenant := range cfg.EntraTenants {
+		if !access.IsGUID(tenant) {
+			return fmt.Errorf("--entra-tenant %q is not a GUID: %w", tenant, access.ErrInvalid)
+		}
+	}
+	if cfg.Advertise != "" {
+		if _, _, err := net.SplitHostPort(cfg.Advertise); err != nil {
+			return fmt.Errorf("--advertise %q must be host:port: %w", cfg.Advertise, access.ErrInvalid)
+		}
+	}
+	if cfg.BindingLimit < 1 {
+		return fmt.Errorf("--binding-limit %d must be at least 1: %w", cfg.BindingLimit, access.ErrInvalid)
+	}
+	return nil
+}
+
+// openState opens what is kept under the data folder.
+func (s *server) openState(ctx context.Context) (err error) {
+	dir := func(name string) string { return filepath.Join(s.cfg.DataDir, name) }
+	if s.authority, err = enroll.OpenAuthority(dir("ca"), time.Now); err != nil {
+		return err
+	}
+	if err := writePrivate(dir("ca.crt"), s.authority.CACertPEM(), true); err != nil {
+		return err
+	}
+	if s.keys, err = idp.OpenKeys(dir("keys")); err != nil {
+		return err
+	}
+	if s.audit, err = audit.Open(dir("audit.log")); err != nil {
+		return err
+	}
+	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd")}
+	if len(s.cfg.EtcdEndpoints) > 0 {
+		cfg.Dir, cfg.Endpoints = "", s.cfg.EtcdEndpoints
+	}
+	if s.store, err = store.Open(ctx, cfg); err != nil {
+		return errors.Join(err, s.audit.Close())
+	}
+	return nil
+}
+
+// build makes the parts and connects them; nothing runs yet.
+func (s *server) build(op operator, identityEndpoint string) (err error) {
+	s.idp, err = idp.New(idp.Config{
+		BaseURL:   func(r *http.Request) string { return "https://" + r.Host },
+		Keys:      s.keys,
+		Directory: directory{s.store},
+		Logger:    s.log.With("part", "idp"),
+		// Terraform asks for a token for the ARM address it was given.
+		AllowAudience: func(audience string) bool { return strings.TrimSuffix(audience, "/") == "https://"+s.advertise },
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.buildVerifiers(op); err != nil {
+		return err
+	}
+	live := &tunnel.Live{}
+	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel")})
+	s.index = authorize.NewIndex(authorize.Config{
+		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
+		ClusterGone: s.hub.Drop,
+	})
+	s.gateway, err = gateway.New(gateway.Config{
+		Authenticate: s.data.Principal,
+		Authorizer:   s.index,
+		Audit:        s.audit.Log,
+		To:           s.hub.To,
+		Live:         live,
+		Logger:       s.log.With("part", "gateway"),
+	})
+	if err != nil {
+		return err
+	}
+	enrolment, err := enroll.NewServer(enroll.Config{
+		Authority: s.authority,
+		Records:   enrolments{s.store},
+		Address:   s.advertise,
+		Audit:     s.auditEnrolment,
+	})
+	if err != nil {
+		return err
+	}
+	catalogue, err := access.Catalogue()
+	if err != nil {
+		return err
+	}
+	s.control, err = controlplane.New(controlplane.Config{
+		Store:            s.store,
+		Authenticate:     s.arm.Principal,
+		Peer:             s.peer,
+		Audit:            s.audit.Log,
+		Catalogue:        catalogue,
+		BindingLimit:     s.cfg.BindingLimit,
+		IdentityHeader:   s.keys.IdentityHeader,
+		IdentityEndpoint: identityEndpoint,
+		Enrol: func(w http.ResponseWriter, r *http.Request, cluster access.ResourceID, action string) {
+			if action == string(enroll.ActionEnrol) {
+				enrolment.Enrol(w, r, cluster)
+				return
+			}
+			enrolment.Certificate(w, r, cluster)
+		},
+		IssueJoinToken: func(ctx context.Context, cluster access.Cluster) (string, time.Time, error) {
+			token, expires, err := enrolment.NewJoinToken(ctx, cluster.ID)
+			if err != nil {
+				return "", time.Time{}, err
+			}
+			return token.Text(), expires, nil
+		},
+		Settled:      s.index.WaitFor,
+		AgentTimeout: s.cfg.AgentTimeout,
+		Logger:       s.log.With("part", "controlplane"),
+	})
+	return err
+}
+
+// buildVerifiers makes one verifier for ARM and one for the data plane. They
+// trust the same issuers for different audiences.
+func (s *server) buildVerifiers(op operator) (err error) {
+	issuers := []authenticate.Issuer{{
+		Issuer:   s.idp.Issuer(op.TenantID),
+		TenantID: op.TenantID,
+		Version:  "1.0",
+		Fetch:    func(context.Context) ([]byte, error) { return s.keys.JWKS(), nil },
+	}}
+	for _, tenant := range s.cfg.EntraTenants {
+		if strings.EqualFold(tenant, op.TenantID) {
+			return fmt.Errorf("--entra-tenant %s is the tenant of the embedded identity provider: %w", tenant, access.ErrInvalid)
+		}
+		issuers = append(issuers, authenticate.Entra(tenant, http.DefaultClient)...)
+	}
+	own := "https://" + s.advertise
+	s.arm, err = authenticate.New(authenticate.Config{
+		Issuers:   issuers,
+		Audiences: append(idp.ARMAudiences(), own, own+"/"),
+		Logger:    s.log.With("part", "authenticate"),
+	})
+	if err != nil {
+		return err
+	}
+	s.data, err = authenticate.New(authenticate.Config{
+		Issuers:       issuers,
+		Audiences:     []string{idp.DataPlaneAudience},
+		RequireSource: true,
+		Logger:        s.log.With("part", "authenticate"),
+	})
+	return err
+}
+
+// run starts everything in stages and waits.
+func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.Writer) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return s.store.Clusters.Follow(ctx, "", func(u store.Update[access.Cluster]) {
+			s.index.UpdateClusters(forIndex(u))
+		})
+	})
+	group.Go(func() error {
+		return s.store.Bindings.Follow(ctx, "", func(u store.Update[access.RoleBinding]) {
+			s.index.UpdateBindings(forIndex(u))
+		})
+	})
+	group.Go(func() error { return s.control.Run(ctx) })
+	group.Go(func() error { return s.arm.Run(ctx) })
+	group.Go(func() error { return s.data.Run(ctx) })
+
+	feed := newHandOver(web.Addr())
+	feedServer := &http.Server{Handler: s.control.FeedHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
+	group.Go(func() error { return serveUntil(ctx, feedServer, feed) })
+
+	identityServer := &http.Server{Handler: s.idp.ManagedIdentity(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
+	group.Go(func() error { return serveUntil(ctx, identityServer, identity) })
+
+	door, err := s.frontDoor(feed)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return door.serve(ctx, web) })
+
+	fmt.Fprintf(stdout, "ready https://%s\n", s.advertise)
+	s.log.Info("serving", "address", s.advertise, "data", s.cfg.DataDir, "caHash", s.authority.CAHash())
+	err = group.Wait()
+	drain, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if closeErr := s.hub.Close(drain); closeErr != nil {
+		s.log.Warn("tunnels did not end in time", "error", closeErr)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// frontDoor makes the one TLS port's dispatcher.
+func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
+	host, _, err := net.SplitHostPort(s.advertise)
+	if err != nil {
+		return nil, fmt.Errorf("advertised address %q: %w", s.advertise, access.ErrInvalid)
+	}
+	names := []string{host, "localhost", "127.0.0.1", "::1"}
+	agents := s.authority.AgentTLS(func(id enroll.Identity) error {
+		return s.index.Agent(id.ClusterUID, id.Generation)
+	})
+	return &frontDoor{
+		log: s.log,
+		tls: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.authority.ServerCertificate(names) },
+			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				if enroll.IsAgent(hello) {
+					return agents, nil
+				}
+				return nil, nil
+			},
+		},
+		byProtocol: map[string]func(context.Context, *tls.Conn){
+			enroll.ALPNTunnel: s.serveTunnel,
+			enroll.ALPNFeed:   func(_ context.Context, conn *tls.Conn) { feed.give(plainHTTP{conn}) },
+		},
+		web: &http.Server{
+			Handler:           http.HandlerFunc(s.serveWeb),
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    96 << 10,
+			ErrorLog:          s.httpLog(),
+			HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReceiveBufferPerConnection: 4<<20 - 1, MaxReceiveBufferPerStream: 1 << 20},
+		},
+	}, nil
+}
+
+// serveWeb picks the part by the first path segment.
+func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch strings.ToLower(first) {
+	case strings.TrimPrefix(gateway.PathPrefix, "/"):
+		s.gateway.ServeHTTP(w, r)
+	case "subscriptions", "providers", "tenants", "metadata":
+		s.control.ServeHTTP(w, r)
+	case "healthz":
+		fmt.Fprintln(w, "ok")
+	case "readyz":
+		if err := s.index.Fresh(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	default:
+		s.idp.ServeHTTP(w, r)
+	}
+}
+
+func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
+	defer conn.Close()
+	id, err := s.authority.Peer(conn.ConnectionState())
+	if err != nil {
+		s.log.Warn("tunnel refused", "remote", conn.RemoteAddr(), "error", err)
+		return
+	}
+	peer := tunnel.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Agent: id.Serial}
+	if err := s.hub.Serve(ctx, conn, peer); err != nil && ctx.Err() == nil {
+		s.log.Info("tunnel ended", "cluster", id.ClusterUID, "reason", err)
+	}
+}
+
+// peer reads an agent's identity from its verified certificate.
+func (s *server) peer(r *http.Request) (clusterUID string, generation int64, role string, err error) {
+	if r.TLS == nil {
+		return "", 0, "", fmt.Errorf("not a TLS connection: %w", access.ErrUnauthenticated)
+	}
+	id, err := s.authority.Peer(*r.TLS)
+	return id.ClusterUID, id.Generation, string(id.Role), err
+}
+
+func (s *server) auditEnrolment(e enroll.Event) {
+	rec := audit.Record{
+		Time: e.At.UTC(), Stage: audit.Consent, ID: uuid.NewString(), Remote: e.Remote, Cluster: e.Cluster.String(),
+		Action: "agents/" + string(e.Action),
+		Detail: map[string]any{"role": e.Role, "generation": e.Generation, "serial": e.Serial, "issuer": e.Issuer},
+	}
+	allowed := e.Err == nil
+	rec.Allowed = &allowed
+	if e.Err != nil {
+		rec.Reason = e.Err.Error()
+	}
+	if err := s.audit.Log(rec); err != nil {
+		s.log.Error("enrolment not recorded", "error", err)
+	}
+}
+
+func (s *server) httpLog() *log.Logger { return slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) }
+
+// serveUntil serves until ctx ends.
+func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { shutdown(srv) })
+	defer stop()
+	err := srv.Serve(ln)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// forIndex hands a store's update to the index, which knows nothing of stores.
+func forIndex[T any](u store.Update[T]) authorize.Update[T] {
+	changed := make([]T, len(u.Changed))
+	for i, item := range u.Changed {
+		changed[i] = item.Value
+	}
+	return authorize.Update[T]{Reset: u.Reset, Changed: changed, Deleted: u.Deleted, Revision: u.Revision, AsOf: u.AsOf}
+}
