@@ -1,0 +1,35 @@
+# Six targets, each naming the commands it runs. `make demo` and `make test` need nothing but Go.
+LDFLAGS = -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.PHONY: build demo test check fuzz bench
+
+# The first build compiles a real kube-apiserver, which takes minutes; later ones are quick.
+build:
+	@echo "build: bin/sallyport"
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sallyport ./cmd/sallyport
+	@[ -x bin/devcluster ] || echo "build: bin/devcluster and bin/kubectl (a real kube-apiserver: the first build takes about six minutes on two cores)"
+	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/devcluster .
+	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/kubectl k8s.io/kubernetes/cmd/kubectl
+
+demo: build
+	@./demo.sh
+
+test: build
+	go vet ./...
+	go test -race -timeout 20m ./...
+	cd devcluster && go vet -trimpath ./... && go test -trimpath -timeout 10m ./...
+
+# What CI runs besides the tests.
+check:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go mod tidy -diff
+	go tool staticcheck ./...
+
+# Each fuzz target for FUZZTIME.
+FUZZTIME ?= 30s
+fuzz:
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	  echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+bench:
+	go test -run '^$$' -bench . -benchtime 2s ./internal/tunnel ./internal/authenticate ./internal/gateway
