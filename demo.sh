@@ -2,9 +2,13 @@
 # The whole of Sallyport in a minute, on real parts: a server, a real kube-apiserver that the server cannot reach, its agent,
 # and a cloud resource with nothing but its managed-identity token. Each step says what it does and checks its outcome; the
 # first surprise ends the demo with the logs. Everything lives in .demo/ and listens on loopback only. Run it by `make demo`.
+#
+# With CLUSTER_KUBECONFIG=FILE it uses that cluster instead of a new one: as its admin it installs the agent's objects, runs the
+# agent here, and takes everything away again.
 set -uo pipefail
 cd "$(dirname "$0")"
 PATH=$PWD/bin:$PATH
+own=${CLUSTER_KUBECONFIG:+$(realpath "$CLUSTER_KUBECONFIG")}
 unset KUBECONFIG KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT IDENTITY_ENDPOINT IDENTITY_HEADER SALLYPORT_OPERATOR
 umask 077
 D=$PWD/.demo
@@ -13,6 +17,10 @@ export HOME=$D/home SALLYPORT_OPERATOR=$D/server/operator.json
 pids=()
 
 stop() {
+	if [[ -n $own && -s $D/agent.yaml ]]; then
+		admin delete --ignore-not-found --wait=false -f "$D/agent.yaml" >"$D/uninstall.log" 2>&1
+		admin delete --ignore-not-found -n default service sallyport-demo >>"$D/uninstall.log" 2>&1
+	fi
 	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null; done
 	wait 2>/dev/null
 }
@@ -41,7 +49,7 @@ refused() {
 	shift
 	"$@" >"$D/refused.log" 2>&1 && fail "was allowed: $*"
 	grep -qE "$want" "$D/refused.log" || fail "refused, but not with /$want/: $*"
-	note "refused: $(grep -E "$want" "$D/refused.log" | head -n 1 | cut -c1-150)"
+	note "refused: $(grep -E "$want" "$D/refused.log" | tail -n 1 | cut -c1-150)"
 }
 # await SECONDS WHAT COMMAND...: the command must succeed within the time.
 await() {
@@ -53,7 +61,7 @@ await() {
 	done
 }
 now() { date +%s%3N; }
-admin() { kubectl --kubeconfig "$D/cluster/kubeconfig" "$@"; }
+admin() { kubectl --kubeconfig "${own:-$D/cluster/kubeconfig}" "$@"; }
 source_kubectl() { kubectl --kubeconfig "$D/ml.kubeconfig" --cache-dir "$D/cache" "$@"; }
 
 step "start the server: control plane, gateway and identity provider; no cluster exists yet"
@@ -67,11 +75,19 @@ run register sallyport cluster register -n private -l eastus
 sallyport agent manifest -n private --roles mlworkload,inference-v1 >"$D/agent.yaml" 2>"$D/manifest.log" || fail "no manifest"
 note "$(grep -c '^kind:' "$D/agent.yaml") objects"
 
-step "start a private cluster: a real kube-apiserver, whose address and CA the server never learns"
-devcluster start --dir "$D/cluster" >"$D/cluster.out" 2>"$D/cluster.log" &
-pids+=($!)
-await 60 "the cluster is ready" grep -q ready "$D/cluster.out"
-apiserver=$(sed 's/ready //' "$D/cluster.out")
+if [[ -n $own ]]; then
+	step "take your cluster; the server never learns its address and CA"
+	apiserver=$(admin config view --minify -o jsonpath='{.clusters[0].cluster.server}')
+	admin config view --minify --raw --flatten -o jsonpath='{.clusters[0].cluster.certificate-authority-data}' | base64 -d >"$D/cluster-ca.crt"
+	[[ $apiserver == https://*:* && -s $D/cluster-ca.crt ]] || fail "the kubeconfig must name https://host:port and a CA"
+else
+	step "start a private cluster: a real kube-apiserver, whose address and CA the server never learns"
+	devcluster start --dir "$D/cluster" >"$D/cluster.out" 2>"$D/cluster.log" &
+	pids+=($!)
+	await 60 "the cluster is ready" grep -q ready "$D/cluster.out"
+	apiserver=$(sed 's/ready //' "$D/cluster.out")
+	cp "$D/cluster/ca.crt" "$D/cluster-ca.crt"
+fi
 note "$(admin version | tail -n 1), $apiserver"
 
 step "its owner applies exactly that YAML"
@@ -82,10 +98,11 @@ pod() { # pod NAME: the projected volumes of that deployment, and its process
 	mkdir -p "$D/$1/account" "$D/$1/join"
 	admin create token "sallyport-$1" -n sallyport-system >"$D/$1/account/token" || fail "no token"
 	admin create token "sallyport-$1" -n sallyport-system --audience sallyport >"$D/$1/account/gateway-token" || fail "no token"
-	cp "$D/cluster/ca.crt" "$D/$1/account/ca.crt"
+	cp "$D/cluster-ca.crt" "$D/$1/account/ca.crt"
 	mapfile -t args < <(admin get deployment "sallyport-$1" -n sallyport-system \
 		-o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' | sed "s#/var/run/secrets/sallyport#$D/$1#")
-	env -i PATH="$PATH" KUBERNETES_SERVICE_HOST=127.0.0.1 KUBERNETES_SERVICE_PORT="${apiserver##*:}" \
+	local hostport=${apiserver#https://}
+	env -i PATH="$PATH" KUBERNETES_SERVICE_HOST="${hostport%:*}" KUBERNETES_SERVICE_PORT="${hostport##*:}" \
 		sallyport "${args[@]}" >"$D/agent-$1.log" 2>&1 &
 	pids+=($!)
 }
@@ -107,25 +124,25 @@ claims=$(cut -d. -f2 <<<"$token" | tr '_-' '/+' | base64 -d 2>/dev/null)
 note "xms_mirid $(sed 's/.*"xms_mirid":"\([^"]*\)".*/\1/' <<<"$claims$([[ $claims == *\} ]] || echo '"}')" | cut -c1-140)"
 
 step "before consent the workspace is refused"
-refused 'no trusted access role binding' source_kubectl get services
+refused 'no trusted access role binding' source_kubectl get services -n default
 
 step "the owner consents: mlworkload"
 begin=$(now)
 run binding sallyport rolebinding create --cluster-name private -n ml -s "$workspace" -r Microsoft.MachineLearningServices/workspaces/mlworkload
-source_kubectl get services >"$D/first.log" 2>&1 || fail "the first request after consent did not work"
+source_kubectl get services -n default >"$D/first.log" 2>&1 || fail "the first request after consent did not work"
 propagated=$(($(now) - begin))
 run status sallyport rolebinding show --cluster-name private -n ml -o json
 note "first answer $propagated ms after the command began"
 
 step "kubectl through the gateway, as the workspace: create and list services"
-run create source_kubectl create service clusterip demo --tcp=80:80
-run list source_kubectl get services
-grep -q '^demo ' "$D/list.log" || fail "the service is not listed"
-note "$(grep '^demo ' "$D/list.log")"
+run create source_kubectl create service clusterip sallyport-demo -n default --tcp=80:80
+run list source_kubectl get services -n default
+grep -q '^sallyport-demo ' "$D/list.log" || fail "the service is not listed"
+note "$(grep '^sallyport-demo ' "$D/list.log")"
 
 step "what mlworkload does not hold, Kubernetes refuses: a watch, and secrets"
-refused 'cannot watch resource "services"' source_kubectl get services --watch-only --request-timeout=10s
-refused 'cannot list resource "secrets"' source_kubectl get secrets
+refused 'cannot watch resource "services"' source_kubectl get services -n default --watch-only --request-timeout=10s
+refused 'cannot list resource "secrets"' source_kubectl get secrets -n default
 
 step "the cluster's own view: kubectl get clusterrolebinding | grep trustedaccess"
 admin get clusterrolebinding | grep trustedaccess >"$D/grep.log" || fail "nothing found"
@@ -153,19 +170,21 @@ note "$(cat "$D/loop-count") GETs, 0 failed"
 
 step "now a watch runs: kubectl get services -w"
 {
-	source_kubectl get services -w >"$D/watch.log" 2>&1
+	source_kubectl get services -n default -w >"$D/watch.log" 2>&1
 	now >"$D/watch-ended"
 } &
-await 10 "the watch shows what is there" grep -q '^demo ' "$D/watch.log"
-run label admin label service demo demo=seen
-await 10 "the watch shows the change" sh -c "test \$(grep -c '^demo ' '$D/watch.log') -ge 2"
-note "$(grep -c '^demo ' "$D/watch.log") events so far"
+await 10 "the watch shows what is there" grep -q '^sallyport-demo ' "$D/watch.log"
+run label admin label service -n default sallyport-demo demo=seen
+await 10 "the watch shows the change" sh -c "test \$(grep -c '^sallyport-demo ' '$D/watch.log') -ge 2"
+note "$(grep -c '^sallyport-demo ' "$D/watch.log") events so far"
 
-step "one request id joins the gateway's audit log and the API server's"
-id=$(grep '"stage":"decision"' "$D/server/audit.log" | grep '"method":"POST"' | sed 's/.*"id":"\([^"]*\)".*/\1/' | tail -n 1)
-[[ -n $id ]] || fail "no decision recorded"
-grep -q "\"auditID\":\"$id\"" "$D/cluster/audit.log" || fail "id $id is not in the API server's audit log"
-note "$id: $(grep "\"auditID\":\"$id\"" "$D/cluster/audit.log" | sed 's/.*"verb":"\([a-z]*\)".*"impersonatedUser":{"username":"\([^"]*\)".*/\1 as \2/' | head -n 1 | cut -c1-100)"
+if [[ -z $own ]]; then # of another cluster we cannot read the audit log
+	step "one request id joins the gateway's audit log and the API server's"
+	id=$(grep '"stage":"decision"' "$D/server/audit.log" | grep '"method":"POST"' | sed 's/.*"id":"\([^"]*\)".*/\1/' | tail -n 1)
+	[[ -n $id ]] || fail "no decision recorded"
+	grep -q "\"auditID\":\"$id\"" "$D/cluster/audit.log" || fail "id $id is not in the API server's audit log"
+	note "$id: $(grep "\"auditID\":\"$id\"" "$D/cluster/audit.log" | sed 's/.*"verb":"\([a-z]*\)".*"impersonatedUser":{"username":"\([^"]*\)".*/\1 as \2/' | head -n 1 | cut -c1-100)"
+fi
 
 step "withdraw the consent: the live watch is cut"
 begin=$(now)
@@ -175,7 +194,7 @@ gone() { test -s "$D/watch-ended"; }
 await 10 "the watch has ended" gone
 ended=$(($(cat "$D/watch-ended") - begin))
 grep -q '"stage":"revoked".*"cut":1' "$D/server/audit.log" || fail "the cut is not in the audit log"
-refused 'no trusted access role binding' source_kubectl get services
+refused 'no trusted access role binding' source_kubectl get services -n default
 none_left() { ! admin get clusterrole,clusterrolebinding -o name | grep -q aks:trustedaccess; }
 await 10 "the cluster holds nothing of the binding any more" none_left
 note "the cluster holds nothing of it any more"
