@@ -153,7 +153,7 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 		c.checkPending(ctx)
 		if now := c.cfg.Now(); now.Sub(swept) > time.Hour {
 			swept = now
-			c.sweepOperations(ctx)
+			c.sweep(ctx)
 		}
 		select {
 		case <-ticker.C:

@@ -224,20 +224,3 @@ func (c *ControlPlane) whyLate(ctx context.Context, op access.Operation, said st
 	}
 	return codeNotResponding, fmt.Sprintf("The agent of cluster '%s' is connected, but did not report within %s that the binding is in force. The binding is kept, and shown as Succeeded once it does.", name, waited), nil
 }
-
-// sweepOperations forgets operations that ended long ago.
-func (c *ControlPlane) sweepOperations(ctx context.Context) {
-	items, _, err := c.store.Operations.List(ctx, "")
-	oldest := c.cfg.Now().Add(-keepOperations)
-	for _, item := range items {
-		if err != nil {
-			break
-		}
-		if op := item.Value; op.Status != access.OperationInProgress && op.End.Before(oldest) {
-			err = c.store.Operations.Delete(ctx, item.Key, item.Version)
-		}
-	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, access.ErrConflict) {
-		c.log.Warn("old operations cannot be forgotten", "error", err)
-	}
-}
