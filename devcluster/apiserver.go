@@ -79,6 +79,19 @@ func apiServerFlags(dir *directory, etcdEndpoint string, port int) []string {
 	}
 }
 
+// kubeletFlags has kube-apiserver reach our kubelet, and prove itself to it.
+func kubeletFlags(dir *directory) []string {
+	return []string{
+		"--kubelet-preferred-address-types=InternalIP",
+		"--kubelet-certificate-authority=" + dir.file(servingCAName+".crt"),
+		"--kubelet-client-certificate=" + dir.file(kubeletClientName+".crt"),
+		"--kubelet-client-key=" + dir.file(kubeletClientName+".key"),
+		// It taints each new node as not ready, and the controller that would
+		// take that back does not run here.
+		"--disable-admission-plugins=TaintNodesByCondition",
+	}
+}
+
 // An apiServer is a kube-apiserver that runs in this process.
 type apiServer struct {
 	cancel context.CancelFunc

@@ -28,6 +28,8 @@ const (
 type certificates struct {
 	// servingCA is the PEM of the authority that clients check the server by.
 	servingCA []byte
+	// serving and client sign more, for the kubelet.
+	serving, client *authority
 	// adminCert and adminKey are the PEM of a system:masters client certificate.
 	adminCert, adminKey []byte
 }
@@ -77,7 +79,10 @@ func prepareCertificates(dir *directory) (*certificates, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issuing the admin certificate: %w", err)
 	}
-	return &certificates{servingCA: servingCA.certPEM, adminCert: cert, adminKey: key}, nil
+	return &certificates{
+		servingCA: servingCA.certPEM, adminCert: cert, adminKey: key,
+		serving: servingCA, client: clientCA,
+	}, nil
 }
 
 // An authority signs certificates.
@@ -197,4 +202,69 @@ func encodeKey(key crypto.Signer) ([]byte, error) {
 		return nil, fmt.Errorf("encoding a key: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// A tlsPair is a certificate and its key, in PEM.
+type tlsPair struct{ cert, key []byte }
+
+// kubeletCertificates is what the kubelet, and the API server towards it, prove
+// themselves with.
+type kubeletCertificates struct {
+	serving tls.Certificate
+	// apiServer is the client certificate of the API server.
+	apiServer *x509.Certificate
+	// node and scheduler are users of the API server.
+	node, scheduler tlsPair
+}
+
+// prepareKubeletCertificates issues the leaf certificates that a node needs.
+func prepareKubeletCertificates(dir *directory, certs *certificates) (*kubeletCertificates, error) {
+	own := &kubeletCertificates{}
+	cert, key, err := certs.serving.issue(x509.Certificate{
+		Subject:     pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{nodeName},
+		IPAddresses: []net.IP{net.ParseIP(loopback)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issuing the kubelet's certificate: %w", err)
+	}
+	if own.serving, err = tls.X509KeyPair(cert, key); err != nil {
+		return nil, fmt.Errorf("reading the kubelet's certificate: %w", err)
+	}
+	for _, user := range []struct {
+		name, group string
+		take        func(tlsPair) error
+	}{
+		{name: "kube-apiserver-kubelet-client", take: func(p tlsPair) error { return own.takeAPIServer(dir, p) }},
+		{name: "system:node:" + nodeName, group: "system:nodes", take: func(p tlsPair) error { own.node = p; return nil }},
+		{name: "system:kube-scheduler", take: func(p tlsPair) error { own.scheduler = p; return nil }},
+	} {
+		subject := pkix.Name{CommonName: user.name}
+		if user.group != "" {
+			subject.Organization = []string{user.group}
+		}
+		cert, key, err := certs.client.issue(x509.Certificate{Subject: subject, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		if err != nil {
+			return nil, fmt.Errorf("issuing the certificate of %s: %w", user.name, err)
+		}
+		if err := user.take(tlsPair{cert: cert, key: key}); err != nil {
+			return nil, err
+		}
+	}
+	return own, nil
+}
+
+// takeAPIServer writes the pair for kube-apiserver, which reads it from files.
+func (own *kubeletCertificates) takeAPIServer(dir *directory, p tlsPair) error {
+	block, _ := pem.Decode(p.cert)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("reading the API server's client certificate: %w", err)
+	}
+	own.apiServer = cert
+	if err := dir.write(kubeletClientName+".key", p.key); err != nil {
+		return err
+	}
+	return dir.write(kubeletClientName+".crt", p.cert)
 }

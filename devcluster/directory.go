@@ -20,9 +20,11 @@ const (
 	etcdDataDir       = "etcd"
 	etcdSocketFile    = "etcd.sock"
 	serviceAccountKey = "service-account.key"
-	servingCAName     = "ca"        // .crt, .key
-	clientCAName      = "client-ca" // .crt, .key
-	servingName       = "apiserver" // .crt, .key
+	servingCAName     = "ca"                       // .crt, .key
+	clientCAName      = "client-ca"                // .crt, .key
+	servingName       = "apiserver"                // .crt, .key
+	kubeletClientName = "apiserver-kubelet-client" // .crt, .key
+	podsDir           = "pods"
 )
 
 // A directory is a folder that this process has locked for itself.

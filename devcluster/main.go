@@ -77,7 +77,15 @@ State is kept in DIR: starting on the same DIR again finds the same objects,
 the same certificate authorities and the same service account key, so that
 old kubeconfigs (but for the port) and old tokens still work.
 
-There are no controllers and no kubelet: a pod is an object that stays Pending.`,
+There are no controllers, and without --kubelet a pod is an object that stays
+Pending.
+
+WITH --kubelet, PODS ARE PLAIN PROCESSES OF THIS USER ON THIS MACHINE. There is
+one node, devnode; each pod gets it. A container's image is ignored; its command
+and args are run (something idle if it has none) in the folder DIR/pods/UID/work,
+with nothing to isolate them. So are the commands of kubectl exec, and kubectl
+port-forward reaches any port of this machine's 127.0.0.1. Whoever may create
+pods, or exec into one, can do what this user can. It is a tool for development.`,
 		Example: `  # start, and use it from another terminal
   devcluster start --dir /tmp/dev
   kubectl --kubeconfig /tmp/dev/kubeconfig get namespaces
@@ -88,7 +96,12 @@ There are no controllers and no kubelet: a pod is an object that stays Pending.`
   # a feature off, an admission plugin on
   devcluster start --dir /tmp/dev \
     --set-flag feature-gates=WatchList=false \
-    --set-flag enable-admission-plugins=AlwaysPullImages`,
+    --set-flag enable-admission-plugins=AlwaysPullImages
+
+  # pods that run, as processes of this user
+  devcluster start --dir /tmp/dev --kubelet
+  kubectl --kubeconfig /tmp/dev/kubeconfig run hello --image=none -- sh -c 'while date; do sleep 1; done'
+  kubectl --kubeconfig /tmp/dev/kubeconfig logs -f hello`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config.Stdout = cmd.OutOrStdout()
@@ -100,6 +113,7 @@ There are no controllers and no kubelet: a pod is an object that stays Pending.`
 	flags.StringVar(&config.Dir, "dir", "", "the folder for state, certificates and logs; made if missing (required)")
 	flags.IntVar(&config.Port, "port", 0, "the port on 127.0.0.1; 0 takes a free one")
 	flags.StringArrayVar(&config.ExtraFlags, "set-flag", nil, "`name=value` of a flag for kube-apiserver; may be repeated, and wins over devcluster's own choice")
+	flags.BoolVar(&config.Kubelet, "kubelet", false, "run pods, without any isolation, as processes of this user on this machine")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 	return cmd
 }

@@ -26,6 +26,8 @@ type startConfig struct {
 	// ExtraFlags are flags for kube-apiserver, each name=value. They come after
 	// devcluster's own: a single value replaces ours, a list is added to ours.
 	ExtraFlags []string
+	// Kubelet adds a node whose pods run as plain processes of this user.
+	Kubelet bool
 
 	Stdout io.Writer
 	Stderr io.Writer
@@ -59,6 +61,13 @@ func start(ctx context.Context, config startConfig) (err error) {
 		return err
 	}
 	defer log.Close()
+	var nodeCerts *kubeletCertificates
+	if config.Kubelet {
+		if nodeCerts, err = prepareKubeletCertificates(dir, certs); err != nil {
+			return err
+		}
+		extra = append(kubeletFlags(dir), extra...)
+	}
 	listener, err := listen(ctx, config.Port)
 	if err != nil {
 		return err
@@ -83,6 +92,13 @@ func start(ctx context.Context, config startConfig) (err error) {
 	if err := server.waitReady(startCtx, adminConfig(url, certs)); err != nil {
 		return orStopped(ctx, seeLog(dir, err))
 	}
+	var node *kubelet // its failed is never, and its stop nothing, if it is nil
+	if config.Kubelet {
+		if node, err = startKubelet(startCtx, dir, url, certs, nodeCerts); err != nil {
+			return orStopped(ctx, err)
+		}
+		defer node.stop()
+	}
 	// Controllers, when a test comes to need some, start here.
 	if err := writeKubeconfig(dir, url, certs); err != nil {
 		return err
@@ -96,6 +112,8 @@ func start(ctx context.Context, config startConfig) (err error) {
 		return nil
 	case err := <-server.done:
 		return seeLog(dir, server.ended(err))
+	case err := <-node.failed():
+		return fmt.Errorf("serving the kubelet: %w", err)
 	case err := <-etcd.failed():
 		return fmt.Errorf("running etcd (see %s): %w", dir.file(etcdLogFile), err)
 	}
