@@ -38,7 +38,7 @@ var clusterName = regexp.MustCompile(`^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,
 // error wraps [ErrInvalid].
 func CheckClusterName(name string) error {
 	if !clusterName.MatchString(name) {
-		return fmt.Errorf("cluster name %q must be 1 to 63 letters, digits, '-' or '_' and begin and end with a letter or digit: %w", clip(name), ErrInvalid)
+		return fmt.Errorf("cluster name %q must be 1 to 63 letters, digits, '-' or '_' and begin and end with a letter or digit: %w", Clip(name, maxQuoted), ErrInvalid)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type DesiredBinding struct {
 	Name       string     `json:"name"`
 	UID        string     `json:"uid"`
 	Generation int64      `json:"generation"`
-	Applied    int64      `json:"applied"` // the generation last reported in force
+	Retired    int64      `json:"retired"` // as last reported, see [BindingReport]
 	Source     ResourceID `json:"source"`
 	Roles      []Role     `json:"roles"`
 }
@@ -37,6 +37,10 @@ type BindingReport struct {
 	UID        string `json:"uid"`
 	Generation int64  `json:"generation"`
 	InForce    bool   `json:"inForce"` // applied, and seen to take effect
+	// Retired is the newest generation outside of which no role of this
+	// binding is left in the cluster; 0 for none. InForce implies Generation,
+	// but a generation that never comes into force retires roles as well.
+	Retired int64 `json:"retired,omitempty"`
 	// Final means that trying again cannot help, such as a role above the
 	// ceiling that the owner set at install.
 	Final   bool   `json:"final,omitempty"`

@@ -10,6 +10,6 @@
 // Two rules make the words safe to decide with. A resource id is parsed once
 // into typed segments, and equality is equality of those segments without
 // regard to case (security checklist, item 15): never a prefix, never a
-// substring. And a [Grant] can only be had from package authorize, so a
-// function that takes one cannot be reached by a request that nobody allowed.
+// substring. And a [Grant] is made in one place, package authorize, so a
+// function that takes one says in its signature that somebody was asked.
 package access

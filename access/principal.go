@@ -20,9 +20,9 @@ type Principal struct {
 // (spec/identity.md 1.3).
 const UserAssignedType = "Microsoft.ManagedIdentity/userAssignedIdentities"
 
-// Grant says that a caller may act in a cluster as one binding's user. Only
-// package authorize makes one, and forwarding takes one, so nothing is
-// forwarded that was not granted.
+// Grant says that a caller may act in a cluster as one binding's user. Package
+// authorize makes it, and what forwards takes it, so the signature says that
+// consent was asked for.
 type Grant struct {
 	Cluster    ResourceID
 	ClusterUID string

@@ -35,7 +35,7 @@ type ResourceID struct {
 // segments are. The error wraps [ErrInvalid] and quotes the offending part.
 func ParseResourceID(s string) (ResourceID, error) {
 	fail := func(format string, args ...any) (ResourceID, error) {
-		return ResourceID{}, fmt.Errorf("resource id %q: "+format+": %w", append(append([]any{clip(s)}, args...), ErrInvalid)...)
+		return ResourceID{}, fmt.Errorf("resource id %q: "+format+": %w", append(append([]any{Clip(s, maxQuoted)}, args...), ErrInvalid)...)
 	}
 	if len(s) > maxResourceID {
 		return fail("longer than %d characters", maxResourceID)
@@ -70,6 +70,11 @@ func ParseResourceID(s string) (ResourceID, error) {
 	}
 	id.namespace = seg[1]
 	for i := 2; i < len(seg); i += 2 {
+		// Else the id of somebody else's extension below a resource would have
+		// that resource's type as a prefix of its own.
+		if strings.EqualFold(seg[i], "providers") {
+			return fail("extension resources (a second /providers/) are not accepted")
+		}
 		id.types = append(id.types, seg[i])
 		id.names = append(id.names, seg[i+1])
 	}
@@ -91,7 +96,7 @@ func checkSegment(part string) error {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 		case c == '-', c == '_', c == '.', c == '(', c == ')':
 		default:
-			return fmt.Errorf("character %q in segment %q", c, clip(part))
+			return fmt.Errorf("character %q in segment %q", c, Clip(part, maxQuoted))
 		}
 	}
 	return nil
@@ -202,6 +207,11 @@ func (id ResourceID) Parent() ResourceID {
 // Child returns the id of a child resource. Both parts are checked as
 // [ParseResourceID] checks them.
 func (id ResourceID) Child(typ, name string) (ResourceID, error) {
+	for _, part := range []string{typ, name} {
+		if err := checkSegment(part); err != nil {
+			return ResourceID{}, fmt.Errorf("child %q of resource id %q: %w: %w", part, id, err, ErrInvalid)
+		}
+	}
 	return ParseResourceID(id.text + "/" + typ + "/" + name)
 }
 
@@ -220,14 +230,4 @@ func (id *ResourceID) UnmarshalText(text []byte) error {
 	}
 	*id = parsed
 	return nil
-}
-
-// clip shortens a value quoted in an error, so that a hostile client cannot
-// fill the log with it.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "…"
 }

@@ -64,12 +64,12 @@ func ShortRoleName(qualified string) string {
 // name or a header. The error wraps [ErrInvalid].
 func CheckRoleName(short string) error {
 	if short == "" || len(short) > 63 {
-		return fmt.Errorf("role name %q must have 1 to 63 characters: %w", clip(short), ErrInvalid)
+		return fmt.Errorf("role name %q must have 1 to 63 characters: %w", Clip(short, maxQuoted), ErrInvalid)
 	}
 	for i := range len(short) {
 		c := short[i]
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-') {
-			return fmt.Errorf("role name %q: character %q is not a letter, digit or '-': %w", clip(short), c, ErrInvalid)
+			return fmt.Errorf("role name %q: character %q is not a letter, digit or '-': %w", Clip(short, maxQuoted), c, ErrInvalid)
 		}
 	}
 	return nil

@@ -51,6 +51,7 @@ type Consent struct {
 // Applied is what the cluster's agent last reported of a binding.
 type Applied struct {
 	Generation int64     `json:"generation,omitempty"` // in force in the cluster; 0 for none
+	Retired    int64     `json:"retired,omitempty"`    // as in [BindingReport]; never goes back
 	At         time.Time `json:"at,omitzero"`
 	// Took is the time from the accepted write to the report that it is in force.
 	Took    time.Duration `json:"took,omitempty"`
@@ -80,7 +81,7 @@ func CheckBindingName(name string) error {
 		ok = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-'
 	}
 	if !ok {
-		return fmt.Errorf("binding name %q (%d characters) must be 1 to 24 letters, digits or '-': %w", clip(name), len(name), ErrInvalid)
+		return fmt.Errorf("binding name %q (%d characters) must be 1 to 24 letters, digits or '-': %w", Clip(name, maxQuoted), len(name), ErrInvalid)
 	}
 	return nil
 }
@@ -120,7 +121,7 @@ func CheckRoles(catalogue []Role, source ResourceID, roles []string) error {
 type UnknownRoleError struct{ Role string }
 
 // Error names the role.
-func (e UnknownRoleError) Error() string { return "non-exist role: " + clip(e.Role) }
+func (e UnknownRoleError) Error() string { return "non-exist role: " + Clip(e.Role, maxQuoted) }
 
 // Unwrap makes it an [ErrInvalid].
 func (UnknownRoleError) Unwrap() error { return ErrInvalid }
