@@ -14,6 +14,9 @@ type JoinToken struct {
 	ClusterUID string            `json:"clusterUid"`
 	SecretHash []byte            `json:"secretHash"`
 	Expires    time.Time         `json:"expires"`
+	// Reset lets the enrolment replace the cluster's recorded identity without
+	// proof of it.
+	Reset bool `json:"reset,omitempty"`
 }
 
 // Clusters are found by id; those of a subscription or a group are the list

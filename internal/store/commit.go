@@ -68,7 +68,7 @@ func (k Kind[T]) held(item Item[T]) Change {
 	c := k.Absent(key)
 	c.version = item.Version
 	if c.err == nil && item.Version <= 0 {
-		c.err = fmt.Errorf("%s %q: version %d is not that of an item that was read: %w", k.name, clip(key), item.Version, access.ErrInvalid)
+		c.err = fmt.Errorf("%s %q: version %d is not that of an item that was read: %w", k.name, access.Clip(key, maxQuoted), item.Version, access.ErrInvalid)
 	}
 	return c
 }
@@ -86,7 +86,7 @@ func (k Kind[T]) put(v T, ifVersion int64) Change {
 	case err != nil:
 		c.err = err
 	case ifVersion < 0:
-		c.err = fmt.Errorf("put %s %q: version %d must be 0 or more: %w", k.name, clip(key), ifVersion, access.ErrInvalid)
+		c.err = fmt.Errorf("put %s %q: version %d must be 0 or more: %w", k.name, access.Clip(key, maxQuoted), ifVersion, access.ErrInvalid)
 	default:
 		op := clientv3.OpPut(c.path, string(data))
 		c.write = &op
@@ -100,7 +100,7 @@ func (k Kind[T]) delete(key string, ifVersion int64) Change {
 	switch {
 	case c.err != nil:
 	case ifVersion <= 0:
-		c.err = fmt.Errorf("delete %s %q: version %d must be more than 0: %w", k.name, clip(key), ifVersion, access.ErrInvalid)
+		c.err = fmt.Errorf("delete %s %q: version %d must be more than 0: %w", k.name, access.Clip(key, maxQuoted), ifVersion, access.ErrInvalid)
 	default:
 		op := clientv3.OpDelete(c.path)
 		c.write = &op
@@ -127,7 +127,7 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) (int64, error) {
 	defer done()
 	resp, err := s.conn.client.Txn(ctx).If(conditions...).Then(writes...).Else(reads...).Commit()
 	if err != nil {
-		return 0, failure(caller, err, fmt.Sprintf("write %s %q", changes[0].kind, clip(changes[0].key)), true)
+		return 0, failure(caller, err, fmt.Sprintf("write %s %q", changes[0].kind, access.Clip(changes[0].key, maxQuoted)), true)
 	}
 	if resp.Succeeded {
 		return resp.Header.Revision, nil
@@ -141,7 +141,7 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) (int64, error) {
 			return 0, c.conflict(version)
 		}
 	}
-	return 0, fmt.Errorf("write %s %q: %w", changes[0].kind, clip(changes[0].key), access.ErrConflict)
+	return 0, fmt.Errorf("write %s %q: %w", changes[0].kind, access.Clip(changes[0].key, maxQuoted), access.ErrConflict)
 }
 
 // prepare checks the changes and lays them out as etcd's transaction. The
@@ -156,9 +156,9 @@ func (s *Store) prepare(changes []Change) (conditions []clientv3.Cmp, writes, re
 		case c.err != nil:
 			return nil, nil, nil, c.err
 		case c.store != s:
-			return nil, nil, nil, fmt.Errorf("a change of %s %q was made by another store: %w", c.kind, clip(c.key), access.ErrInvalid)
+			return nil, nil, nil, fmt.Errorf("a change of %s %q was made by another store: %w", c.kind, access.Clip(c.key, maxQuoted), access.ErrInvalid)
 		case seen[c.path]:
-			return nil, nil, nil, fmt.Errorf("%s %q is named twice in one commit: %w", c.kind, clip(c.key), access.ErrInvalid)
+			return nil, nil, nil, fmt.Errorf("%s %q is named twice in one commit: %w", c.kind, access.Clip(c.key, maxQuoted), access.ErrInvalid)
 		}
 		seen[c.path] = true
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(c.path), "=", c.version))
@@ -173,10 +173,10 @@ func (s *Store) prepare(changes []Change) (conditions []clientv3.Cmp, writes, re
 func (c Change) conflict(version int64) error {
 	switch {
 	case c.version == 0:
-		return fmt.Errorf("%s %q exists already (version %d): %w", c.kind, clip(c.key), version, access.ErrConflict)
+		return fmt.Errorf("%s %q exists already (version %d): %w", c.kind, access.Clip(c.key, maxQuoted), version, access.ErrConflict)
 	case version == 0:
-		return fmt.Errorf("%s %q at version %d was deleted meanwhile: %w", c.kind, clip(c.key), c.version, access.ErrConflict)
+		return fmt.Errorf("%s %q at version %d was deleted meanwhile: %w", c.kind, access.Clip(c.key, maxQuoted), c.version, access.ErrConflict)
 	default:
-		return fmt.Errorf("%s %q was changed meanwhile, from version %d to %d: %w", c.kind, clip(c.key), c.version, version, access.ErrConflict)
+		return fmt.Errorf("%s %q was changed meanwhile, from version %d to %d: %w", c.kind, access.Clip(c.key, maxQuoted), c.version, version, access.ErrConflict)
 	}
 }

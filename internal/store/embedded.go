@@ -77,6 +77,9 @@ func serverConfig(dir string, log *slog.Logger, quota int64) *embed.Config {
 	cfg.InitialCluster = cfg.Name + "=" + label.String()
 	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
 	cfg.EnableGRPCGateway = false
+	// A cluster of one elects itself, and has nobody to wait for. With the
+	// defaults, meant for networks, that wait is most of a server's start.
+	cfg.TickMs, cfg.ElectionMs = 20, 100
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = "1h" // a paged list or a watch may lag that far
 	cfg.QuotaBackendBytes = quota

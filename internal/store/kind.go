@@ -139,7 +139,7 @@ func (k Kind[T]) Delete(ctx context.Context, key string, ifVersion int64) error 
 // path returns the etcd key of a record.
 func (k Kind[T]) path(key string) (string, error) {
 	fail := func(format string, args ...any) (string, error) {
-		return "", fmt.Errorf("%s key %q: "+format+": %w", append(append([]any{k.name, clip(key)}, args...), access.ErrInvalid)...)
+		return "", fmt.Errorf("%s key %q: "+format+": %w", append(append([]any{k.name, access.Clip(key, maxQuoted)}, args...), access.ErrInvalid)...)
 	}
 	folded := strings.ToLower(key)
 	switch {
@@ -161,7 +161,7 @@ func (k Kind[T]) prefixPath(prefix string) (string, error) {
 	}
 	segment, whole := strings.CutSuffix(prefix, "/")
 	if !whole {
-		return "", fmt.Errorf("%s prefix %q: must be empty or end in /, so that it matches whole segments: %w", k.name, clip(prefix), access.ErrInvalid)
+		return "", fmt.Errorf("%s prefix %q: must be empty or end in /, so that it matches whole segments: %w", k.name, access.Clip(prefix, maxQuoted), access.ErrInvalid)
 	}
 	path, err := k.path(segment)
 	return path + "/", err
@@ -200,7 +200,7 @@ func (k Kind[T]) decode(kv *mvccpb.KeyValue) (Item[T], error) {
 }
 
 func (k Kind[T]) doing(verb, key string) string {
-	return fmt.Sprintf("%s %s %q", verb, k.name, clip(key))
+	return fmt.Sprintf("%s %s %q", verb, k.name, access.Clip(key, maxQuoted))
 }
 
 // checkKey admits segments of printable ASCII, none of them empty. In ASCII,
@@ -222,10 +222,5 @@ func checkKey(key string) error {
 	return nil
 }
 
-// clip shortens a value quoted in an error.
-func clip(s string) string {
-	if len(s) <= 200 {
-		return s
-	}
-	return s[:200] + "…"
-}
+// maxQuoted is how many bytes of a value from outside an error quotes.
+const maxQuoted = 200

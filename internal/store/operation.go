@@ -14,7 +14,7 @@ func operationKey(v access.Operation) (string, error) { return v.ID, nil }
 
 func pendingKey(v access.Operation) (string, error) {
 	if v.Status != access.OperationInProgress {
-		return "", fmt.Errorf("operation %q has status %q, must be %q: %w", clip(v.ID), v.Status, access.OperationInProgress, access.ErrInvalid)
+		return "", fmt.Errorf("operation %q has status %q, must be %q: %w", access.Clip(v.ID, maxQuoted), v.Status, access.OperationInProgress, access.ErrInvalid)
 	}
 	return v.ID, nil
 }

@@ -15,7 +15,7 @@ func bindingKey(v access.RoleBinding) (string, error) { return v.ID.Key(), nil }
 
 func tombstoneKey(v access.Tombstone) (string, error) {
 	if v.UID == "" || strings.Contains(v.UID, "/") {
-		return "", fmt.Errorf("uid %q must be one segment: %w", clip(v.UID), access.ErrInvalid)
+		return "", fmt.Errorf("uid %q must be one segment: %w", access.Clip(v.UID, maxQuoted), access.ErrInvalid)
 	}
 	return v.Cluster.Key() + "/" + v.UID, nil
 }

@@ -225,10 +225,10 @@ func (s *Store) current(ctx context.Context) (int64, error) {
 
 func checkRoot(prefix string) error {
 	if len(prefix) < 3 || len(prefix) > 256 || prefix[0] != '/' || prefix[len(prefix)-1] != '/' {
-		return fmt.Errorf("prefix %q must begin and end in / and have 3 to 256 characters: %w", clip(prefix), access.ErrInvalid)
+		return fmt.Errorf("prefix %q must begin and end in / and have 3 to 256 characters: %w", access.Clip(prefix, maxQuoted), access.ErrInvalid)
 	}
 	if err := checkKey(prefix[1 : len(prefix)-1]); err != nil {
-		return fmt.Errorf("prefix %q: %v: %w", clip(prefix), err, access.ErrInvalid)
+		return fmt.Errorf("prefix %q: %v: %w", access.Clip(prefix, maxQuoted), err, access.ErrInvalid)
 	}
 	return nil
 }
