@@ -109,8 +109,9 @@ func keep(h http.Header, always, upgrading allowed, upgrade bool) {
 // SpoofsIdentity returns the first header by which a client tries to name
 // another identity, whatever its casing or separators (item 1), or "".
 func SpoofsIdentity(h http.Header) string {
+	const prefix = "impersonate"
 	for name := range h {
-		if strings.HasPrefix(strings.ToLower(name), "impersonate") {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
 			return name
 		}
 	}

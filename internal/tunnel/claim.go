@@ -80,26 +80,29 @@ func (e *RefusedError) Error() string { return "the cluster's agent refused: " +
 // Unwrap returns the kind of the refusal, one of access's six or nil.
 func (e *RefusedError) Unwrap() error { return e.kind }
 
-// refusalKinds are the words for kinds of refusal on the wire.
-func refusalKinds() map[string]error {
-	return map[string]error{
-		"invalid":     access.ErrInvalid,
-		"forbidden":   access.ErrForbidden,
-		"unavailable": access.ErrUnavailable,
+// refusalKind gives a kind of refusal its word on the wire.
+type refusalKind struct {
+	word string
+	kind error
+}
+
+// refusalKinds are looked through in this order.
+func refusalKinds() []refusalKind {
+	return []refusalKind{
+		{"forbidden", access.ErrForbidden},
+		{"invalid", access.ErrInvalid},
+		{"unavailable", access.ErrUnavailable},
 	}
 }
 
 // Refuse answers a tunnelled request with the agent's own refusal.
 func Refuse(w http.ResponseWriter, err error) {
-	word := "internal"
-	for name, kind := range refusalKinds() {
-		if errors.Is(err, kind) {
-			word = name
+	word, reason := "internal", "internal error"
+	for _, k := range refusalKinds() {
+		if errors.Is(err, k.kind) {
+			word, reason = k.word, err.Error()
+			break
 		}
-	}
-	reason := "internal error"
-	if word != "internal" {
-		reason = err.Error()
 	}
 	w.Header().Set(headerRefused, word+" "+strconv.QuoteToASCII(reason))
 	w.WriteHeader(http.StatusForbidden)
@@ -116,5 +119,11 @@ func Refused(h http.Header) error {
 	if err != nil {
 		reason = "unreadable reason"
 	}
-	return &RefusedError{Reason: reason, kind: refusalKinds()[word]}
+	refused := &RefusedError{Reason: reason}
+	for _, k := range refusalKinds() {
+		if k.word == word {
+			refused.kind = k.kind
+		}
+	}
+	return refused
 }

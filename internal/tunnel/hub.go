@@ -166,6 +166,9 @@ func (h *Hub) register(l *link) error {
 		return errGeneration // it rose while the link was being proved
 	}
 	h.raise(l.peer.ClusterUID, c, l.peer.Generation)
+	if len(c.links) >= maxConnections {
+		return fmt.Errorf("tunnel: cluster %s has %d connections already: %w", l.peer.ClusterUID, maxConnections, access.ErrUnavailable)
+	}
 	if len(c.links) == 0 {
 		c.since = time.Now()
 	}
@@ -307,6 +310,10 @@ func (h *Hub) To(clusterUID string) (http.RoundTripper, error) {
 	return route{hub: h, uid: clusterUID}, nil
 }
 
+// ErrNotSent says that nothing of a request was sent, so that it may be sent
+// again whatever it does.
+var ErrNotSent = fmt.Errorf("not sent: %w", access.ErrUnavailable)
+
 // route chooses the connection for each request, not once, so that it survives
 // the replacement of a connection.
 type route struct {
@@ -323,7 +330,7 @@ func (t route) RoundTrip(r *http.Request) (*http.Response, error) {
 	l := t.reserve()
 	if l == nil {
 		closeBody(r)
-		return nil, fmt.Errorf("tunnel: reach cluster %s: no free stream: %w", t.uid, access.ErrUnavailable)
+		return nil, fmt.Errorf("tunnel: reach cluster %s: no free stream: %w", t.uid, ErrNotSent)
 	}
 	resp, err := l.http.RoundTrip(r)
 	if err == nil {

@@ -11,6 +11,11 @@ const (
 	// carries at once. Beyond it RoundTrip refuses; it does not queue.
 	maxStreams = 1000
 
+	// maxConnections is how many connections one cluster may have: enough for
+	// an agent of several replicas and a change of guard, and a bound on what
+	// one cluster can make the gateway hold.
+	maxConnections = 8
+
 	// Receive windows, up at the agent and down at the gateway. A stream's window
 	// over the round-trip time bounds its speed (1 MiB over 50 ms: 20 MB/s) and is
 	// the memory one stalled stream can hold; downloads get more, because lists

@@ -39,14 +39,17 @@ func (l *Live) Register(ctx context.Context, bindingUID string) (_ context.Conte
 }
 
 // Cut cancels every live request of a binding with the cause and returns how
-// many there were. It does not wait for them to end.
+// many there were. It does not wait for them to end, and it forgets them, so
+// that a second cut counts none of them again.
 func (l *Live) Cut(bindingUID string, cause error) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for cancel := range l.byUID[bindingUID] {
+	cut := l.byUID[bindingUID]
+	delete(l.byUID, bindingUID)
+	for cancel := range cut {
 		(*cancel)(cause)
 	}
-	return len(l.byUID[bindingUID])
+	return len(cut)
 }
 
 // UIDs returns the bindings that have live requests.
