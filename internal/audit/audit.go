@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,6 +53,9 @@ type Record struct {
 	Bytes    int64         `json:"bytes,omitempty"` // of the response body, or sent down an upgraded stream
 	Duration time.Duration `json:"durationNs,omitempty"`
 	Cut      int           `json:"cut,omitempty"` // live requests that were ended
+	// Skipped counts refusals of callers without an identity that were not
+	// recorded before this one, because there were too many in a second.
+	Skipped int `json:"skipped,omitempty"`
 }
 
 // Log records one line; an error means that it may not have been written.
@@ -71,6 +75,11 @@ func Open(path string) (*File, error) {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	f := &File{out: out}
+	// An older file may have been made with another mode.
+	if err := out.Chmod(0o600); err != nil {
+		out.Close()
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
 	if err := f.endTornLine(); err != nil {
 		out.Close()
 		return nil, fmt.Errorf("open audit log %s: %w", path, err)
@@ -96,14 +105,15 @@ func (f *File) endTornLine() error {
 
 // Log writes one record as one line. The error wraps [access.ErrUnavailable].
 func (f *File) Log(r Record) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encode audit record: %w", err)
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line) // ends the line
+	enc.SetEscapeHTML(false)      // or one byte of a client's would become six
+	if err := enc.Encode(r); err != nil {
+		return fmt.Errorf("encode audit record: %w: %w", err, access.ErrUnavailable)
 	}
-	line = append(line, '\n')
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, err := f.out.Write(line); err != nil {
+	if _, err := f.out.Write(line.Bytes()); err != nil {
 		// Best effort: keep a half-written line from swallowing the next one.
 		f.out.Write([]byte{'\n'})
 		return fmt.Errorf("audit record not written (%w): free space on the audit log's disk: %w", err, access.ErrUnavailable)

@@ -7,7 +7,7 @@
 // system before Log returns, so it survives a kill -9 of the process; it is not
 // synced to disk for each request.
 //
-// Records are structs with named fields. There is no field for a token, a body
-// or a query string, so none can be logged by accident (item 39), and every
-// value is JSON-encoded, so a line break in a header cannot forge a line.
+// Records are structs with named fields. There is no field for a token or a
+// query string, so none can be logged by accident (item 39), and every value
+// is JSON-encoded, so a line break in a header cannot forge a line.
 package audit
