@@ -102,7 +102,7 @@ func (v *Verifier) checkAudience(c claims) error {
 		return refuse(WrongAudience, "the token's audience must be one string: %s", v.accepted())
 	}
 	if !slices.Contains(v.audiences, aud) {
-		return refuse(WrongAudience, "the token is for audience %q, but must be for %s", clip(aud), v.accepted())
+		return refuse(WrongAudience, "the token is for audience %q, but must be for %s", access.Clip(aud, maxQuoted), v.accepted())
 	}
 	return nil
 }
@@ -161,7 +161,7 @@ func checkTenant(c claims, issuer Issuer) error {
 		return err
 	}
 	if ok && issuer.Version != "" && version != issuer.Version {
-		return refuse(Invalid, "the token's version is %q, but its issuer %q issues version %q", clip(version), issuer.Issuer, issuer.Version)
+		return refuse(Invalid, "the token's version is %q, but its issuer %q issues version %q", access.Clip(version, maxQuoted), issuer.Issuer, issuer.Version)
 	}
 	return nil
 }
@@ -179,7 +179,7 @@ func sourceOf(c claims) (access.ResourceID, error) {
 		return access.ResourceID{}, refuse(Invalid, "the token's claim xms_mirid is not a resource id: %v", err)
 	}
 	if id.Type() == "" {
-		return access.ResourceID{}, refuse(Invalid, "the token's claim xms_mirid is %q; it must name a resource, not a subscription or group", clip(mirid))
+		return access.ResourceID{}, refuse(Invalid, "the token's claim xms_mirid is %q; it must name a resource, not a subscription or group", access.Clip(mirid, maxQuoted))
 	}
 	return id, nil
 }
@@ -192,7 +192,7 @@ func checkSource(c claims, source access.ResourceID) error {
 	}
 	// The whole subtree, so that a child of an identity is no way around.
 	if strings.HasPrefix(strings.ToLower(source.Type())+"/", strings.ToLower(access.UserAssignedType)+"/") {
-		return refuse(Invalid, "the token is of the user-assigned identity %q; only a resource's system-assigned identity is accepted", clip(source.String()))
+		return refuse(Invalid, "the token is of the user-assigned identity %q; only a resource's system-assigned identity is accepted", access.Clip(source.String(), maxQuoted))
 	}
 	if idtyp, ok := c["idtyp"]; ok && idtyp != "app" {
 		return refuse(Invalid, "the token's claim idtyp is %s; a managed identity's is \"app\"", quote(idtyp))

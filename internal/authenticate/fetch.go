@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 // Entra returns the two issuers of one tenant of Microsoft Entra ID, v1 and
@@ -51,7 +53,7 @@ func FetchURL(client *http.Client, discoveryURL string, issuer Issuer) func(ctx 
 			return nil, fmt.Errorf("discovery document %s is not JSON: %w", discoveryURL, err)
 		}
 		if fillTenant(doc.Issuer, issuer.TenantID) != issuer.Issuer {
-			return nil, fmt.Errorf("discovery document %s is of issuer %q, expected %q", discoveryURL, clip(doc.Issuer), issuer.Issuer)
+			return nil, fmt.Errorf("discovery document %s is of issuer %q, expected %q", discoveryURL, access.Clip(doc.Issuer, maxQuoted), issuer.Issuer)
 		}
 		return get(ctx, &strict, doc.JWKSURI)
 	}
@@ -71,7 +73,7 @@ func sameHost(r *http.Request, via []*http.Request) error {
 func get(ctx context.Context, client *http.Client, address string) ([]byte, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return nil, fmt.Errorf("address %q must be an https URL", clip(address))
+		return nil, fmt.Errorf("address %q must be an https URL", access.Clip(address, maxQuoted))
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {

@@ -45,7 +45,13 @@ type keySet struct {
 	keys    map[string]*rsa.PublicKey // by kid; replaced, never written to
 	fetched time.Time                 // of keys; zero for never
 	asked   time.Time                 // last fetch that a caller caused
-	flight  chan struct{}             // closed when the running fetch ends; nil for none
+	flight  *flight                   // the running fetch; nil for none
+}
+
+// flight is one fetch, which several may wait for.
+type flight struct {
+	done chan struct{} // closed at its end
+	err  error         // read only after done
 }
 
 // key returns the key with this kid. An unknown kid causes a fetch, if the
@@ -83,15 +89,16 @@ func (s *keySet) serving() bool {
 	return len(s.keys) > 0 && s.now().Sub(s.fetched) < keysServe
 }
 
-// refresh fetches the keys, or waits for the fetch that is under way. With
-// asked set it does nothing if callers caused a fetch a short time ago.
+// refresh fetches the keys, or waits for the fetch that is under way and
+// returns its error. With asked set it does nothing if callers caused a fetch a
+// short time ago.
 func (s *keySet) refresh(ctx context.Context, asked bool) error {
 	s.mu.Lock()
-	if flight := s.flight; flight != nil {
+	if running := s.flight; running != nil {
 		s.mu.Unlock()
 		select {
-		case <-flight:
-			return nil
+		case <-running.done:
+			return running.err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -108,19 +115,20 @@ func (s *keySet) refresh(ctx context.Context, asked bool) error {
 		}
 		s.asked = now
 	}
-	flight := make(chan struct{})
-	s.flight = flight
+	own := &flight{done: make(chan struct{}), err: errors.New("fetch of the keys broke off")}
+	s.flight = own
 	s.mu.Unlock()
 	defer func() { // also when Fetch panics
 		s.mu.Lock()
 		s.flight = nil
 		s.mu.Unlock()
-		close(flight)
+		close(own.done)
 	}()
 	if asked { // one caller's going away must not fail those who wait with him
 		ctx = context.WithoutCancel(ctx)
 	}
-	return s.fetch(ctx)
+	own.err = s.fetch(ctx)
+	return own.err
 }
 
 // fetch replaces the keys, or keeps them if that fails.
@@ -186,12 +194,12 @@ func parseJWKS(raw []byte, issuer Issuer) (keys map[string]*rsa.PublicKey, skipp
 		}
 		key, err := k.publicKey(issuer)
 		if err != nil {
-			skipped = append(skipped, fmt.Errorf("key %d, kid %q: %w", i, clip(k.Kid), err))
+			skipped = append(skipped, fmt.Errorf("key %d, kid %q: %w", i, access.Clip(k.Kid, maxQuoted), err))
 			continue
 		}
 		if other := keys[k.Kid]; other != nil && !other.Equal(key) {
 			ambiguous[k.Kid] = true
-			skipped = append(skipped, fmt.Errorf("key %d: kid %q names two different keys", i, clip(k.Kid)))
+			skipped = append(skipped, fmt.Errorf("key %d: kid %q names two different keys", i, access.Clip(k.Kid, maxQuoted)))
 		}
 		keys[k.Kid] = key
 	}
@@ -208,15 +216,15 @@ func parseJWKS(raw []byte, issuer Issuer) (keys map[string]*rsa.PublicKey, skipp
 func (k jwk) publicKey(issuer Issuer) (*rsa.PublicKey, error) {
 	switch {
 	case k.Kty != "RSA":
-		return nil, fmt.Errorf("kty is %q, not RSA", clip(k.Kty))
+		return nil, fmt.Errorf("kty is %q, not RSA", access.Clip(k.Kty, maxQuoted))
 	case k.Use != "" && k.Use != "sig":
-		return nil, fmt.Errorf("use is %q, not sig", clip(k.Use))
+		return nil, fmt.Errorf("use is %q, not sig", access.Clip(k.Use, maxQuoted))
 	case k.Alg != "" && k.Alg != "RS256":
-		return nil, fmt.Errorf("alg is %q, not RS256", clip(k.Alg))
+		return nil, fmt.Errorf("alg is %q, not RS256", access.Clip(k.Alg, maxQuoted))
 	case k.Kid == "" || len(k.Kid) > maxKeyID:
 		return nil, fmt.Errorf("kid must have 1 to %d bytes", maxKeyID)
 	case !k.issuedBy(issuer):
-		return nil, fmt.Errorf("belongs to issuer %q", clip(k.Issuer))
+		return nil, fmt.Errorf("belongs to issuer %q", access.Clip(k.Issuer, maxQuoted))
 	}
 	n, errN := base64.RawURLEncoding.DecodeString(k.N)
 	e, errE := base64.RawURLEncoding.DecodeString(k.E)

@@ -224,6 +224,45 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestRunJoinsFailure: a fetch that a caller caused and Run only waited for has
+// failed for Run as well.
+func TestRunJoinsFailure(t *testing.T) {
+	tok := token(nil)
+	synctest.Test(t, func(t *testing.T) {
+		fail := make(chan struct{})
+		fetches := 0
+		cfg := config(newSource(), &clock{t: start})
+		cfg.Issuers[0].Fetch = func(context.Context) ([]byte, error) {
+			if fetches++; fetches == 1 {
+				<-fail
+				return nil, errors.New("down")
+			}
+			return jwks(jwkOf("a", &keyA().PublicKey)), nil
+		}
+		v := newVerifier(t, cfg)
+		caller := make(chan error, 1)
+		go func() { caller <- second(v.Principal(t.Context(), tok)) }()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		synctest.Wait()
+		close(fail)
+		if err := <-caller; !errors.Is(err, access.ErrUnavailable) {
+			t.Errorf("the caller: %v", err)
+		}
+		<-time.After(61 * time.Second)
+		synctest.Wait()
+		if fetches != 2 {
+			t.Errorf("%d fetches a minute after the failure, want 2", fetches)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestSingleFlight: callers without keys wait for one fetch, and one of them
 // going away does not fail the rest.
 func TestSingleFlight(t *testing.T) {

@@ -35,11 +35,5 @@ func refuse(code Code, format string, args ...any) *Refusal {
 	return &Refusal{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// clip shortens a value of the caller's that is quoted back.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "..."
-}
+// maxQuoted is how many bytes of a value from outside an error quotes.
+const maxQuoted = 200

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 const (
@@ -151,7 +153,7 @@ func walk(dec *json.Decoder, depth int) error {
 				return errNotJSON
 			}
 			if seen[name] {
-				return fmt.Errorf("name %q occurs twice", clip(name))
+				return fmt.Errorf("name %q occurs twice", access.Clip(name, maxQuoted))
 			}
 			seen[name] = true
 		}
@@ -171,7 +173,7 @@ func quote(v any) string {
 	case nil:
 		return "missing"
 	case string:
-		return fmt.Sprintf("%q", clip(v))
+		return fmt.Sprintf("%q", access.Clip(v, maxQuoted))
 	default:
 		return "not a string"
 	}
