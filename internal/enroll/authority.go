@@ -187,7 +187,7 @@ func checkCAHash(s string) error {
 	digest, ok := strings.CutPrefix(s, hashPrefix)
 	raw, err := hex.DecodeString(digest)
 	if !ok || err != nil || len(raw) != sha256.Size || digest != strings.ToLower(digest) {
-		return fmt.Errorf("CA hash %q must be %q and 64 lower-case hexadecimal digits: %w", clip(s), hashPrefix, access.ErrInvalid)
+		return fmt.Errorf("CA hash %q must be %q and 64 lower-case hexadecimal digits: %w", access.Clip(s, maxQuoted), hashPrefix, access.ErrInvalid)
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, erro
 			continue
 		}
 		if !isHost(name) {
-			return nil, fmt.Errorf("name %q must be a DNS name or an IP address: %w", clip(name), access.ErrInvalid)
+			return nil, fmt.Errorf("name %q must be a DNS name or an IP address: %w", access.Clip(name, maxQuoted), access.ErrInvalid)
 		}
 		template.DNSNames = append(template.DNSNames, name)
 	}
@@ -191,7 +191,7 @@ func admits(alpn string, role Role) error {
 	case alpn == ALPNTunnel && role == RoleServe:
 	case alpn == ALPNFeed && (role == RoleServe || role == RoleReport):
 	default:
-		return fmt.Errorf("protocol %q is not for agents of role %q: %w", clip(alpn), role, access.ErrForbidden)
+		return fmt.Errorf("protocol %q is not for agents of role %q: %w", access.Clip(alpn, maxQuoted), role, access.ErrForbidden)
 	}
 	return nil
 }

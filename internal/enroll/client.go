@@ -42,6 +42,8 @@ type Client struct {
 // The error wraps [access.ErrUnauthenticated] for a token that is used,
 // ended or wrong, [access.ErrInvalid] for a proof or keys that do not fit, and
 // [access.ErrConflict] or [access.ErrUnavailable] when it may be tried again.
+// An enrolled cluster's identity is replaced only for a proof of its own, or
+// with a token that its owner issued as a reset; else ErrUnauthenticated.
 // An answer can be lost after the token was used up, so an agent that tries
 // again and is told ErrUnauthenticated should ask for its certificate before
 // it gives up.
@@ -57,7 +59,7 @@ func (c *Client) Enrol(ctx context.Context, join JoinToken, issuer string, jwks 
 		return fmt.Errorf("enrol cluster %s: %w", c.ClusterID, err)
 	}
 	if out.ClusterUID != join.ClusterUID {
-		return fmt.Errorf("enrol cluster %s: gateway enrolled uid %q, the join token is for %q: %w", c.ClusterID, clip(out.ClusterUID), join.ClusterUID, access.ErrConflict)
+		return fmt.Errorf("enrol cluster %s: gateway enrolled uid %q, the join token is for %q: %w", c.ClusterID, access.Clip(out.ClusterUID, maxQuoted), join.ClusterUID, access.ErrConflict)
 	}
 	return nil
 }

@@ -158,7 +158,9 @@ func TestSecondEnrolmentRetiresTheFirst(t *testing.T) {
 	}
 	first := g.kube
 	g.kube = newKube(t, g.clock.now) // another cluster under this name
-	g.mustEnrol(t)
+	if err := g.enrol(t, g.issue(t, true)); err != nil {
+		t.Fatal(err)
+	}
 	if name, err := g.dial(t, old); err == nil {
 		t.Errorf("certificate of the first enrolment admitted as %q", name)
 	}

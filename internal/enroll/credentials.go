@@ -58,7 +58,7 @@ func (c *Credentials) TLS(ctx context.Context, alpn string) (*tls.Config, error)
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		// A server that speaks no ALPN would leave the protocol open.
 		if state.NegotiatedProtocol != alpn {
-			return fmt.Errorf("gateway chose protocol %q, must be %q: %w", clip(state.NegotiatedProtocol), alpn, access.ErrUnavailable)
+			return fmt.Errorf("gateway chose protocol %q, must be %q: %w", access.Clip(state.NegotiatedProtocol, maxQuoted), alpn, access.ErrUnavailable)
 		}
 		return verify(state)
 	}

@@ -10,7 +10,10 @@
 //  2. The agent shows it once ([Client.Enrol], [Server.Enrol]) and so records
 //     the cluster's service-account issuer and public keys. The enrolment
 //     raises the cluster's generation, which retires all earlier certificates
-//     (security checklist, item 19).
+//     (security checklist, item 19). Once there is an identity on record, the
+//     next enrolment must be proven by it: whoever got hold of a join token,
+//     which any reader of the agent's Secret can, has nothing. Only a token
+//     that the owner asked for as a reset replaces keys that are gone.
 //  3. From then on each pod shows its projected service-account token and a
 //     certificate request, and gets a certificate for a day
 //     ([Credentials.TLS], [Server.Certificate]). Its key is made in memory and

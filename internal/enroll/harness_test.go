@@ -230,9 +230,11 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
-func (g *gateway) join(t *testing.T) enroll.JoinToken {
+func (g *gateway) join(t *testing.T) enroll.JoinToken { t.Helper(); return g.issue(t, false) }
+
+func (g *gateway) issue(t *testing.T, reset bool) enroll.JoinToken {
 	t.Helper()
-	token, _, err := g.server.NewJoinToken(t.Context(), clusterID(t))
+	token, _, err := g.server.NewJoinToken(t.Context(), clusterID(t), reset)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, event Event,
 	event.At, event.Remote = s.cfg.Now(), r.RemoteAddr
 	result, err := func() (any, error) {
 		if r.Method != http.MethodPost {
-			return nil, fmt.Errorf("method %q must be POST: %w", clip(r.Method), access.ErrInvalid)
+			return nil, fmt.Errorf("method %q must be POST: %w", access.Clip(r.Method, maxQuoted), access.ErrInvalid)
 		}
 		bearer, err := bearerToken(r.Header)
 		if err != nil {

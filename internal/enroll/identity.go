@@ -43,7 +43,7 @@ func ParseRole(s string) (Role, error) {
 	case RoleServe, RoleReport:
 		return r, nil
 	}
-	return "", fmt.Errorf("agent role %q must be %q or %q: %w", clip(s), RoleServe, RoleReport, access.ErrInvalid)
+	return "", fmt.Errorf("agent role %q must be %q or %q: %w", access.Clip(s, maxQuoted), RoleServe, RoleReport, access.ErrInvalid)
 }
 
 // Identity is who an agent is, as its certificate says.
@@ -73,19 +73,19 @@ func ParseSAN(s string) (Identity, error) {
 	rest, ok := strings.CutPrefix(s, sanPrefix)
 	parts := strings.Split(rest, ":")
 	if !ok || len(parts) != 3 {
-		return Identity{}, fmt.Errorf("agent name %q must be %s<uid>:<generation>:<role>: %w", clip(s), sanPrefix, access.ErrInvalid)
+		return Identity{}, fmt.Errorf("agent name %q must be %s<uid>:<generation>:<role>: %w", access.Clip(s, maxQuoted), sanPrefix, access.ErrInvalid)
 	}
 	role, err := ParseRole(parts[2])
 	if err != nil {
-		return Identity{}, fmt.Errorf("agent name %q: %w", clip(s), err)
+		return Identity{}, fmt.Errorf("agent name %q: %w", access.Clip(s, maxQuoted), err)
 	}
 	generation, err := strconv.ParseInt(parts[1], 10, 64)
 	if err != nil || generation < 1 {
-		return Identity{}, fmt.Errorf("agent name %q: generation %q must be a positive number: %w", clip(s), clip(parts[1]), access.ErrInvalid)
+		return Identity{}, fmt.Errorf("agent name %q: generation %q must be a positive number: %w", access.Clip(s, maxQuoted), access.Clip(parts[1], maxQuoted), access.ErrInvalid)
 	}
 	id := Identity{Role: role, ClusterUID: parts[0], Generation: generation}
 	if !access.IsGUID(id.ClusterUID) || id.SAN() != s {
-		return Identity{}, fmt.Errorf("agent name %q is not in canonical form, with a GUID and no leading zeros: %w", clip(s), access.ErrInvalid)
+		return Identity{}, fmt.Errorf("agent name %q is not in canonical form, with a GUID and no leading zeros: %w", access.Clip(s, maxQuoted), access.ErrInvalid)
 	}
 	return id, nil
 }
@@ -107,12 +107,5 @@ func identityOf(cert *x509.Certificate) (Identity, error) {
 	return id, nil
 }
 
-// clip shortens a value quoted in an error, so that a hostile peer cannot fill
-// the log with it.
-func clip(s string) string {
-	const most = 120
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "…"
-}
+// maxQuoted is how many bytes of a value from outside an error quotes.
+const maxQuoted = 120

@@ -100,11 +100,11 @@ func (t JoinToken) check() error {
 	}
 	switch {
 	case !t.ClusterID.IsType(access.ClusterType):
-		return fmt.Errorf("cluster id %q must be of type %s: %w", clip(t.ClusterID.String()), access.ClusterType, access.ErrInvalid)
+		return fmt.Errorf("cluster id %q must be of type %s: %w", access.Clip(t.ClusterID.String(), maxQuoted), access.ClusterType, access.ErrInvalid)
 	case !access.IsGUID(t.ClusterUID):
-		return fmt.Errorf("cluster uid %q must be a GUID: %w", clip(t.ClusterUID), access.ErrInvalid)
+		return fmt.Errorf("cluster uid %q must be a GUID: %w", access.Clip(t.ClusterUID, maxQuoted), access.ErrInvalid)
 	case !access.IsGUID(t.ID):
-		return fmt.Errorf("id %q must be a GUID: %w", clip(t.ID), access.ErrInvalid)
+		return fmt.Errorf("id %q must be a GUID: %w", access.Clip(t.ID, maxQuoted), access.ErrInvalid)
 	case len(t.secret) != secretSize:
 		return fmt.Errorf("secret of %d bytes must have %d: %w", len(t.secret), secretSize, access.ErrInvalid)
 	}
@@ -151,6 +151,9 @@ type StoredToken struct {
 	ClusterUID string
 	SecretHash []byte // SHA-256
 	Expires    time.Time
+	// Reset is the owner's word that the recorded keys are gone or rotated, or
+	// that it is another cluster: the enrolment need not prove them.
+	Reset bool
 }
 
 // For says whether the token is for this registration of its cluster; one
@@ -165,9 +168,14 @@ func (t StoredToken) For(c access.Cluster) error {
 
 // Admit returns the cluster as it is after the enrolment, with the issuer, the
 // keys and a generation one higher, if the token admits it: same token,
-// cluster, registration and secret, and not past its end. The error wraps
-// [access.ErrUnauthenticated] and is the same for each cause but expiry, which
-// only the holder of the secret is told.
+// cluster, registration and secret, and not past its end. A cluster that has an
+// enrolment must also be proven to be the one recorded, unless the token is a
+// reset: a join token alone, which may lie unused in a Secret, must not be
+// enough to take an agent's place. c is the cluster that the transaction
+// replaces, so the keys asked are those in force.
+//
+// The error wraps [access.ErrUnauthenticated] and is the same for each cause
+// but expiry and a missing proof, which only the holder of the secret is told.
 func (t StoredToken) Admit(e Enrolment, c access.Cluster) (access.Cluster, error) {
 	same := len(t.SecretHash) == sha256.Size && subtle.ConstantTimeCompare(t.SecretHash, e.SecretHash) == 1
 	if !same || t.ID != e.TokenID || !t.Cluster.Equal(e.Cluster) || t.ClusterUID != e.ClusterUID || t.For(c) != nil {
@@ -175,6 +183,9 @@ func (t StoredToken) Admit(e Enrolment, c access.Cluster) (access.Cluster, error
 	}
 	if !e.At.Before(t.Expires) {
 		return access.Cluster{}, fmt.Errorf("join token ended at %s; ask for a new one: %w", t.Expires.UTC().Format(time.RFC3339), access.ErrUnauthenticated)
+	}
+	if c.Generation > 0 && !t.Reset && (e.proves == nil || e.proves(c.AgentIssuer, c.AgentKeys) != nil) {
+		return access.Cluster{}, errForeignProof()
 	}
 	c.AgentIssuer, c.AgentKeys = e.Issuer, e.Keys
 	c.Generation++
@@ -186,12 +197,18 @@ func errJoinToken() error {
 	return fmt.Errorf("join token is unknown, used already or not for this cluster; ask for a new one: %w", access.ErrUnauthenticated)
 }
 
+// errForeignProof is the answer to who cannot show a service-account token of
+// the cluster as it is recorded.
+func errForeignProof() error {
+	return fmt.Errorf("this cluster is enrolled, and the proof is not of its recorded issuer and keys; if its service-account keys were rotated or are gone, or it is another cluster, have its owner issue a join token with --reset: %w", access.ErrUnauthenticated)
+}
+
 // checkAddress accepts host:port, where host is a DNS name or an IP address.
 func checkAddress(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || n == 0 || strconv.FormatUint(n, 10) != port || !isHost(host) {
-		return fmt.Errorf("address %q must be host:port, such as gateway.example.com:443: %w", clip(s), access.ErrInvalid)
+		return fmt.Errorf("address %q must be host:port, such as gateway.example.com:443: %w", access.Clip(s, maxQuoted), access.ErrInvalid)
 	}
 	return nil
 }

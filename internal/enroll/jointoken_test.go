@@ -102,7 +102,7 @@ func TestJoinTokenRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := g.server.NewJoinToken(t.Context(), id); !errors.Is(err, access.ErrNotFound) {
+		if _, _, err := g.server.NewJoinToken(t.Context(), id, false); !errors.Is(err, access.ErrNotFound) {
 			t.Errorf("error is %v, want ErrNotFound", err)
 		}
 	})

@@ -67,17 +67,17 @@ func parseKeySet(data []byte) (set keySet, canonical []byte, err error) {
 	set = keySet{}
 	for _, k := range in.Keys {
 		if k.D != "" || k.Kty == "oct" {
-			return fail("key %q is a secret one; only public keys belong here", clip(k.Kid))
+			return fail("key %q is a secret one; only public keys belong here", access.Clip(k.Kid, maxQuoted))
 		}
 		public, ok, err := k.parse()
 		if err != nil {
-			return fail("key %q: %v", clip(k.Kid), err)
+			return fail("key %q: %v", access.Clip(k.Kid, maxQuoted), err)
 		}
 		if !ok {
 			continue
 		}
 		if _, twice := set[k.Kid]; twice || k.Kid == "" {
-			return fail("key id %q must be there and occur once", clip(k.Kid))
+			return fail("key id %q must be there and occur once", access.Clip(k.Kid, maxQuoted))
 		}
 		set[k.Kid] = public
 		out.Keys = append(out.Keys, k)

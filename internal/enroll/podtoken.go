@@ -52,7 +52,7 @@ func (p podToken) verify(token string) error {
 		jwt.WithTimeFunc(p.now),
 	)
 	if _, err := parser.ParseWithClaims(token, claims, p.key); err != nil {
-		return fail("%s (must be signed by the enrolled cluster, for audience %q)", clip(err.Error()), p.audience)
+		return fail("%s (must be signed by the enrolled cluster, for audience %q)", access.Clip(err.Error(), maxQuoted), p.audience)
 	}
 	issued, err := claims.GetIssuedAt()
 	if err != nil || issued == nil {
@@ -70,7 +70,7 @@ func (p podToken) verify(token string) error {
 		return fail("sub is not text")
 	}
 	if subject != p.subject {
-		return fmt.Errorf("service-account token is of %q, must be of %q: %w", clip(subject), p.subject, access.ErrForbidden)
+		return fmt.Errorf("service-account token is of %q, must be of %q: %w", access.Clip(subject, maxQuoted), p.subject, access.ErrForbidden)
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (p podToken) key(t *jwt.Token) (any, error) {
 	kid, ok := t.Header["kid"].(string)
 	key, known := p.keys[kid]
 	if !ok || !known {
-		return nil, fmt.Errorf("key id %q is not among the cluster's recorded keys", clip(kid))
+		return nil, fmt.Errorf("key id %q is not among the cluster's recorded keys", access.Clip(kid, maxQuoted))
 	}
 	if t.Method.Alg() != key.alg {
 		return nil, fmt.Errorf("algorithm %s, the key is for %s", t.Method.Alg(), key.alg)

@@ -35,4 +35,8 @@ type Enrolment struct {
 	Issuer     string // of the cluster's service-account tokens
 	Keys       []byte // its public keys, a JWKS (RFC 7517)
 	At         time.Time
+
+	// proves verifies the reconciler's token under a recorded issuer and keys.
+	// [StoredToken.Admit] asks it within the transaction. Nil proves nothing.
+	proves func(issuer string, keys []byte) error
 }

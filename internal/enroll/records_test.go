@@ -50,7 +50,7 @@ func (r *records) AddJoinToken(ctx context.Context, token enroll.StoredToken) er
 	cluster.JoinIssued = true
 	_, err = r.store.Commit(ctx,
 		r.store.Clusters.Updating(item, cluster),
-		r.store.JoinTokens.Creating(store.JoinToken{ID: token.ID, ClusterID: token.Cluster, ClusterUID: token.ClusterUID, SecretHash: token.SecretHash, Expires: token.Expires}),
+		r.store.JoinTokens.Creating(store.JoinToken{ID: token.ID, ClusterID: token.Cluster, ClusterUID: token.ClusterUID, SecretHash: token.SecretHash, Expires: token.Expires, Reset: token.Reset}),
 	)
 	return err
 }
@@ -65,7 +65,7 @@ func (r *records) Enrol(ctx context.Context, e enroll.Enrolment) (access.Cluster
 		return access.Cluster{}, err
 	}
 	v := token.Value
-	stored := enroll.StoredToken{ID: v.ID, Cluster: v.ClusterID, ClusterUID: v.ClusterUID, SecretHash: v.SecretHash, Expires: v.Expires}
+	stored := enroll.StoredToken{ID: v.ID, Cluster: v.ClusterID, ClusterUID: v.ClusterUID, SecretHash: v.SecretHash, Expires: v.Expires, Reset: v.Reset}
 	cluster, err := stored.Admit(e, item.Value)
 	if err != nil {
 		return access.Cluster{}, err

@@ -117,10 +117,11 @@ func NewServer(cfg Config) (*Server, error) {
 }
 
 // NewJoinToken makes a one-time token for a cluster and records its hash. That
-// the caller may write the cluster is for the control plane to check. Use
-// [JoinToken.Text] for the answer, and say when it ends. The error wraps
-// [access.ErrNotFound] for an unknown cluster.
-func (s *Server) NewJoinToken(ctx context.Context, id access.ResourceID) (JoinToken, time.Time, error) {
+// the caller may write the cluster is for the control plane to check. With
+// reset the enrolment replaces a recorded identity without proof of it, see
+// [StoredToken]. Use [JoinToken.Text] for the answer, and say when it ends. The
+// error wraps [access.ErrNotFound] for an unknown cluster.
+func (s *Server) NewJoinToken(ctx context.Context, id access.ResourceID, reset bool) (JoinToken, time.Time, error) {
 	cluster, err := s.cfg.Records.Cluster(ctx, id)
 	if err != nil {
 		return JoinToken{}, time.Time{}, fmt.Errorf("new join token: %w", err)
@@ -130,7 +131,7 @@ func (s *Server) NewJoinToken(ctx context.Context, id access.ResourceID) (JoinTo
 		return JoinToken{}, time.Time{}, fmt.Errorf("new join token: %w", err)
 	}
 	expires := s.cfg.Now().Add(s.cfg.JoinLife)
-	stored := StoredToken{ID: token.ID, Cluster: cluster.ID, ClusterUID: cluster.UID, SecretHash: token.secretHash(), Expires: expires}
+	stored := StoredToken{ID: token.ID, Cluster: cluster.ID, ClusterUID: cluster.UID, SecretHash: token.secretHash(), Expires: expires, Reset: reset}
 	if err := s.cfg.Records.AddJoinToken(ctx, stored); err != nil {
 		return JoinToken{}, time.Time{}, fmt.Errorf("new join token: %w", err)
 	}
@@ -153,7 +154,8 @@ type enrolResponse struct {
 // Enrol answers a POST to [EnrolPath] of cluster id: it records the cluster's
 // issuer and keys against a join token, which is then used up. The proof must
 // verify under those keys, so that a mistaken key set is refused while the
-// join token can still be used.
+// join token can still be used. If an issuer and keys are recorded already, it
+// must verify under them too, unless the token is a reset.
 func (s *Server) Enrol(w http.ResponseWriter, r *http.Request, id access.ResourceID) {
 	s.answer(w, r, Event{Cluster: id, Action: ActionEnrol}, func(ctx context.Context, bearer string, body []byte, event *Event) (any, error) {
 		token, err := ParseJoinToken(bearer)
@@ -162,7 +164,7 @@ func (s *Server) Enrol(w http.ResponseWriter, r *http.Request, id access.Resourc
 		}
 		var req enrolRequest
 		if err := decodeStrict(body, &req); err != nil {
-			return nil, fmt.Errorf("body must be a JSON object of issuer, jwks and proof: %s: %w", clip(err.Error()), access.ErrInvalid)
+			return nil, fmt.Errorf("body must be a JSON object of issuer, jwks and proof: %s: %w", access.Clip(err.Error(), maxQuoted), access.ErrInvalid)
 		}
 		if err := checkIssuer(req.Issuer); err != nil {
 			return nil, err
@@ -179,6 +181,13 @@ func (s *Server) Enrol(w http.ResponseWriter, r *http.Request, id access.Resourc
 			TokenID: token.ID, SecretHash: token.secretHash(),
 			Cluster: id, ClusterUID: token.ClusterUID,
 			Issuer: req.Issuer, Keys: canonical, At: s.cfg.Now(),
+			proves: func(issuer string, recorded []byte) error {
+				keys, _, err := parseKeySet(recorded)
+				if err != nil {
+					return err
+				}
+				return s.podToken(keys, issuer, RoleReport).verify(req.Proof)
+			},
 		})
 		if errors.Is(err, access.ErrNotFound) {
 			return nil, errJoinToken() // not even whether the cluster exists
@@ -214,7 +223,7 @@ func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.R
 	s.answer(w, r, Event{Cluster: id, Action: ActionCertificate}, func(ctx context.Context, bearer string, body []byte, event *Event) (any, error) {
 		var req certificateRequest
 		if err := decodeStrict(body, &req); err != nil {
-			return nil, fmt.Errorf("body must be a JSON object of role and csr: %s: %w", clip(err.Error()), access.ErrInvalid)
+			return nil, fmt.Errorf("body must be a JSON object of role and csr: %s: %w", access.Clip(err.Error(), maxQuoted), access.ErrInvalid)
 		}
 		role, err := ParseRole(string(req.Role))
 		if err != nil {
@@ -277,7 +286,7 @@ func checkIssuer(issuer string) error {
 		ok = issuer[i] > ' ' && issuer[i] < 0x7f
 	}
 	if !ok {
-		return fmt.Errorf("issuer %q must be 1 to %d printable characters without spaces: %w", clip(issuer), maxIssuer, access.ErrInvalid)
+		return fmt.Errorf("issuer %q must be 1 to %d printable characters without spaces: %w", access.Clip(issuer, maxQuoted), maxIssuer, access.ErrInvalid)
 	}
 	return nil
 }

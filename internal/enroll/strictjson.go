@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 const maxDepth = 16
@@ -44,7 +46,7 @@ func checkValue(dec *json.Decoder, depth int) error {
 			// Up, then down, meets every letter that folds to another.
 			folded := strings.ToLower(strings.ToUpper(name))
 			if seen[folded] {
-				return fmt.Errorf("key %q occurs twice", clip(name))
+				return fmt.Errorf("key %q occurs twice", access.Clip(name, maxQuoted))
 			}
 			seen[folded] = true
 		}
