@@ -42,11 +42,12 @@ func impersonate(group, resource string, names ...string) rbacv1.PolicyRule {
 }
 
 var (
-	dryCreate = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	dryUpdate = metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}
-	dryDelete = metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}
-	readPods  = rbacv1.PolicyRule{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}
-	killNodes = rbacv1.PolicyRule{Verbs: []string{"delete"}, APIGroups: []string{""}, Resources: []string{"nodes"}}
+	dryCreate   = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	dryUpdate   = metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}
+	dryDelete   = metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}
+	readPods    = rbacv1.PolicyRule{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}
+	readSecrets = rbacv1.PolicyRule{Verbs: []string{"get", "list"}, APIGroups: []string{""}, Resources: []string{"secrets"}}
+	killNodes   = rbacv1.PolicyRule{Verbs: []string{"delete"}, APIGroups: []string{""}, Resources: []string{"nodes"}}
 )
 
 // attempt is a call that must be refused, and by what: "policy" is the
@@ -169,18 +170,18 @@ func TestReconcilerAccountIsRefused(t *testing.T) {
 		{"delete all roles", "rbac", func(ctx context.Context, c kubernetes.Interface) error {
 			return c.RbacV1().ClusterRoles().DeleteCollection(ctx, dryDelete, metav1.ListOptions{})
 		}},
-		{"use the ceiling: write a configmap", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+		{"write by the ceiling: a configmap", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			_, err := c.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, dryCreate)
 			return err
 		}},
-		{"use the ceiling: make a token secret of the proxy", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+		{"write by the ceiling: make a token secret of the proxy", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			_, err := c.CoreV1().Secrets(rbac.DefaultNamespace).Create(ctx, &corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: "x", Annotations: map[string]string{"kubernetes.io/service-account.name": rbac.ProxyAccount}},
 				Type:       corev1.SecretTypeServiceAccountToken,
 			}, dryCreate)
 			return err
 		}},
-		{"use the ceiling: exec", "policy", connect("exec", "default")},
+		{"exec by the ceiling", "policy", connect("exec", "default")},
 		{"take a token of the proxy", "rbac", func(ctx context.Context, c kubernetes.Interface) error {
 			_, err := c.CoreV1().ServiceAccounts(rbac.DefaultNamespace).CreateToken(ctx, rbac.ProxyAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 			return err
@@ -349,6 +350,48 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 	generated := clusterRole("", readPods)
 	generated.GenerateName = rbac.RoleObject(prefix, "x", "")
 	mine := rbacv1.Subject{Kind: "ServiceAccount", Namespace: "default", Name: "default"}
+	group := func(name string) rbacv1.Subject {
+		return rbacv1.Subject{Kind: "Group", APIGroup: rbacv1.GroupName, Name: name}
+	}
+	// With a role of its own, the subject is what a binding is refused for.
+	own, label := clusterRole("infer-own", readSecrets), map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}
+	if _, err := source.RbacV1().ClusterRoles().Create(ctx, own, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	labelled := own.DeepCopy()
+	labelled.Name, labelled.Labels = "infer-labelled", label
+	if _, err := dev.admin.RbacV1().ClusterRoles().Create(ctx, labelled, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, name := range []string{own.Name, labelled.Name} {
+			if err := dev.admin.RbacV1().ClusterRoles().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for _, s := range []rbacv1.Subject{mine, userSubject("system:serviceaccount:default:default"), userSubject("system:serviceaccount:" + ns + "-2:x"),
+		group("system:serviceaccounts:default"), group("system:serviceaccounts:" + ns + "-2"), group("somebody")} {
+		if err := createBinding(clusterRoleBinding("own", own.Name, s))(ctx, source); err != nil {
+			t.Errorf("control, its own role to %s %s: %v", s.Kind, s.Name, err)
+		}
+	}
+	grantTo := func(s rbacv1.Subject) attempt {
+		return attempt{"grant to " + s.Kind + " " + s.Name, "policy", createBinding(clusterRoleBinding("own", own.Name, s))}
+	}
+	patchRole := func(name string) attempt {
+		return attempt{"patch " + name, "policy", func(ctx context.Context, c kubernetes.Interface) error {
+			_, err := c.RbacV1().ClusterRoles().Patch(ctx, name, "application/json-patch+json",
+				[]byte(`[{"op":"add","path":"/rules/-","value":{"verbs":["get"],"apiGroups":[""],"resources":["secrets"]}}]`), metav1.PatchOptions{DryRun: dryUpdate.DryRun})
+			return err
+		}}
+	}
+	inSystem := clusterRole("", readPods)
+	inSystem.GenerateName = "system:x-"
+	aggregated := clusterRole("own-role")
+	aggregated.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: label}}}
+	withLabel := clusterRole("own-role", readSecrets)
+	withLabel.Labels = label
 	attempts := []attempt{
 		{"pod", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			_, err := c.CoreV1().Pods(ns).Create(ctx, pod, dryCreate)
@@ -382,6 +425,31 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 		}},
 		{"bind our role", "policy", createBinding(clusterRoleBinding("own", rbac.RoleObject(prefix, "infer-1", "inference-v1"), mine))},
 		{"grant to another binding's user", "policy", createBinding(clusterRoleBinding("own", rbac.RoleObject(prefix, "infer-1", "inference-v1"), userSubject(prefix+":other")))},
+		grantTo(userSubject(reconcilerUser)),
+		grantTo(userSubject("system:serviceaccount:" + ns + ":" + rbac.ProxyAccount)),
+		grantTo(userSubject("system:anonymous")),
+		grantTo(group("system:serviceaccounts:" + ns)),
+		grantTo(group("system:serviceaccounts")),
+		grantTo(group("system:authenticated")),
+		grantTo(group("system:unauthenticated")),
+		grantTo(group("system:masters")),
+		grantTo(group(prefix)),
+		patchRole("system:basic-user"),
+		patchRole("system:discovery"),
+		patchRole("system:public-info-viewer"),
+		patchRole(labelled.Name),
+		{"patch a binding of Kubernetes", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+			_, err := c.RbacV1().ClusterRoleBindings().Patch(ctx, "system:basic-user", "application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{DryRun: dryUpdate.DryRun})
+			return err
+		}},
+		{"role of Kubernetes' names", "policy", createRole(clusterRole("system:x", readPods))},
+		{"generated role of Kubernetes' names", "policy", createRole(inSystem)},
+		{"role that aggregates to view", "policy", createRole(withLabel)},
+		{"label its role so", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+			_, err := c.RbacV1().ClusterRoles().Patch(ctx, own.Name, "application/merge-patch+json",
+				[]byte(`{"metadata":{"labels":{"rbac.authorization.k8s.io/aggregate-to-admin":"true"}}}`), metav1.PatchOptions{DryRun: dryUpdate.DryRun})
+			return err
+		}},
 		{"delete a policy", "rbac", func(ctx context.Context, c kubernetes.Interface) error {
 			return c.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(ctx, "sallyport-sources", dryDelete)
 		}},
@@ -410,6 +478,18 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 		}},
 		{"mighty: delete secrets as a collection", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			return c.CoreV1().Secrets(ns).DeleteCollection(ctx, dryDelete, metav1.ListOptions{})
+		}},
+		{"mighty: aggregated role", "policy", createRole(aggregated)},
+		{"mighty: rules of an aggregated role", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+			_, err := c.RbacV1().ClusterRoles().Patch(ctx, "view", "application/merge-patch+json", []byte(`{"rules":[]}`), metav1.PatchOptions{DryRun: dryUpdate.DryRun})
+			return err
+		}},
+		{"mighty: namespaced grant to every account", "policy", func(ctx context.Context, c kubernetes.Interface) error {
+			_, err := c.RbacV1().RoleBindings("default").Create(ctx, &rbacv1.RoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Name: "own"}, RoleRef: clusterRoleBinding("", own.Name, mine).RoleRef,
+				Subjects: []rbacv1.Subject{mine, group("system:serviceaccounts")},
+			}, dryCreate)
+			return err
 		}},
 		{"mighty: bind the proxy's role", "policy", createBinding(clusterRoleBinding("own", rbac.ProxyRole, mine))},
 		{"mighty: bind to the proxy's account", "policy", createBinding(clusterRoleBinding("own", "view", rbacv1.Subject{Kind: "ServiceAccount", Namespace: ns, Name: rbac.ProxyAccount}))},

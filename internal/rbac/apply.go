@@ -3,6 +3,7 @@ package rbac
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -187,10 +188,14 @@ func (p *pass) retire(ctx context.Context, w *work) error {
 			(strings.HasPrefix(o.GetName(), RoleObject(p.cfg.Prefix, w.binding.Name, "")) ||
 				strings.HasPrefix(o.GetName(), RoleBindingObject(p.cfg.Prefix, w.binding.Name, "")))
 	}
+	// A role that was refused stands in for nothing.
+	stay := slices.DeleteFunc(slices.Clone(w.binding.Roles), func(role access.Role) bool {
+		return p.roles[RoleObject(p.cfg.Prefix, w.binding.Name, role.Name)] == nil
+	})
 	var removed []removal
 	for name, o := range p.bindings {
 		if role := p.roles[o.RoleRef.Name]; role != nil && stale(o) && p.ours(o) {
-			if only, ok := onlyIn(role.Rules, w.binding.Roles); ok {
+			if only, ok := onlyIn(role.Rules, stay); ok {
 				removed = append(removed, removal{binding: name, access: only})
 			}
 		}

@@ -24,8 +24,9 @@
 //     holds the union of the roles the owner chose ("the ceiling"), so the API
 //     server refuses, by its own escalation check, any role above it.
 //   - An admission policy limits that account to our names, subjects and
-//     impersonate rules, and to RBAC at all: the ceiling is there to be
-//     granted, not to be used.
+//     impersonate rules, and to RBAC at all: it grants the ceiling and writes
+//     nothing by it. Admission sees no reads, so what the ceiling may read,
+//     the account may read.
 //   - The proxy's account may impersonate named users, one group and two
 //     extras with exact values. A rule with an empty resourceNames list would
 //     mean "all", so with no bindings there is no rule.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,7 +54,7 @@ func TestHeartbeatIsCheap(t *testing.T) {
 	before := requests.Load()
 	const beats = 500
 	for range beats {
-		b.Applied++ // what the control plane noted of our reports is no change
+		b.Retired++ // what the control plane noted of our reports is no change
 		r.want(nil, b)
 	}
 	// The watch events of our own writes may cost a pass or two.
@@ -137,6 +138,68 @@ func TestOrderOfWrites(t *testing.T) {
 	r.until("removed", func(rep access.Report) bool { return len(rep.Removed) == 1 })
 	expect(t, "delete", step(), "PUT clusterroles/sallyport:proxy",
 		"DELETE clusterrolebindings/aks:trustedaccessrolebinding:order-1:mlworkload", "DELETE clusterroles/aks:trustedaccessrole:order-1:mlworkload")
+}
+
+// A narrowing that ends Failed has narrowed all the same: the report says that
+// the removed role is gone, once it is without effect, so that live requests
+// can be cut.
+func TestNarrowingThatFails(t *testing.T) {
+	var blind atomic.Bool
+	r := runWith(t, through(t, func(q *http.Request) error {
+		if blind.Load() && strings.Contains(q.URL.Path, "subjectaccessreviews") {
+			return errors.New("no answer")
+		}
+		return nil
+	}))
+	b := binding(t, "fail-1", "uid-fail-1", "mlworkload", "inference-v1")
+	both := b.Roles
+	above := []access.Role{both[0], {
+		SourceResourceType: both[0].SourceResourceType, Name: "node-killer",
+		Rules: []access.Rule{{Verbs: []string{"delete"}, APIGroups: []string{""}, Resources: []string{"nodes"}}},
+	}}
+	want := func(roles []access.Role, generation int64) {
+		b.Roles, b.Generation = roles, generation
+		r.want(nil, b)
+	}
+	gone := func(what string) {
+		t.Helper()
+		if left := objectsOf(t, b.Name); slices.ContainsFunc(left, func(name string) bool { return strings.HasSuffix(name, ":inference-v1") }) {
+			t.Errorf("%s: %v are left", what, left)
+		}
+	}
+	want(both, 1)
+	r.inForce(b)
+	if got := reportOf(r.last, b); got.Retired != 1 {
+		t.Errorf("in force, and reported %+v", got)
+	}
+	source := dev.source(t, b)
+	if err := listSecrets(t.Context(), source); err != nil {
+		t.Errorf("under inference-v1: %v", err)
+	}
+
+	// While it cannot be asked whether the role is without effect, it is not
+	// called gone.
+	blind.Store(true)
+	want(above, 2)
+	r.until("final", func(rep access.Report) bool { return reportOf(rep, b).Final })
+	if got := reportOf(r.last, b); got.InForce || got.Retired != 0 {
+		t.Errorf("not asked, but reported %+v", got)
+	}
+	gone("final")
+
+	// Given again meanwhile, it need not be without effect.
+	want(both, 3)
+	r.until("seen", func(rep access.Report) bool { return reportOf(rep, b).Generation == 3 })
+	blind.Store(false)
+	r.inForce(b)
+
+	want(above, 4)
+	r.until("retired", func(rep access.Report) bool { return reportOf(rep, b).Retired == 4 })
+	if got := reportOf(r.last, b); got.InForce || !got.Final || !strings.Contains(got.Message, "ceiling") {
+		t.Errorf("reported %+v, want a final failure", got)
+	}
+	gone("retired")
+	mustForbid(t, "list secrets after it is called gone", listSecrets(t.Context(), source))
 }
 
 func expect(t *testing.T, what, got string, want ...string) {

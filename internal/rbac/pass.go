@@ -262,10 +262,15 @@ func (p *pass) delete(ctx context.Context, match func(metav1.Object) bool) (int,
 func (p *pass) report(removed []string) access.Report {
 	rep := access.Report{Removed: removed}
 	for _, w := range p.work {
+		var retired int64
+		if w.progress.retired {
+			retired = w.binding.Generation
+		}
 		rep.Bindings = append(rep.Bindings, access.BindingReport{
 			UID:        w.binding.UID,
 			Generation: w.binding.Generation,
 			InForce:    w.progress.inForce,
+			Retired:    retired,
 			Final:      w.final,
 			Message:    strings.Join(w.problems, "; "),
 		})

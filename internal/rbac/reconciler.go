@@ -67,6 +67,7 @@ type progress struct {
 	since   time.Time             // when it was first to be in force
 	refused time.Time             // when the escalation check first refused it; zero if it does not
 	inForce bool
+	retired bool      // no other role of the binding is left, and none has effect
 	removed []removal // roles deleted, not yet seen to be without effect
 }
 
@@ -178,7 +179,7 @@ func sameContent(a, b access.Desired) bool {
 func content(d access.Desired) access.Desired {
 	out := access.Desired{}
 	for _, b := range d.Bindings {
-		b.Applied = 0
+		b.Retired = 0
 		out.Bindings = append(out.Bindings, b)
 	}
 	for _, t := range d.Tombstones {

@@ -28,6 +28,9 @@ type removal struct {
 // conclude decides whether a binding is in force: written, and seen to have
 // taken effect. Then, not before, the roles that an update removed go.
 func (p *pass) conclude(ctx context.Context, w *work, everything bool) {
+	if !p.known[w.binding.UID] {
+		return // refused by plan; no object is its own
+	}
 	state := w.progress
 	asked := false
 	if w.applied && w.admitted && (!state.inForce || everything) {
@@ -42,22 +45,23 @@ func (p *pass) conclude(ctx context.Context, w *work, everything bool) {
 	// A removal waits for its replacement to serve, but not for ever: it is a
 	// revocation.
 	waited := p.cfg.Now().Sub(state.since) > enforceLimit
-	if w.kept && (asked || state.inForce || w.final || waited) {
-		if err := p.retire(ctx, w); err != nil {
-			w.fail("%v", err)
-			p.again = true
-			return
-		}
-	}
-	if !asked {
+	if w.kept && !asked && !state.inForce && !w.final && !waited {
 		return
 	}
+	if err := p.retire(ctx, w); err != nil {
+		w.fail("%v", err)
+		p.again = true
+		return
+	}
+	// Reported though the binding is not in force: whoever still acts by a role
+	// that went must be cut.
 	if err := p.withdrawn(ctx, w); err != nil {
 		w.problems = append(w.problems, err.Error())
 		p.again = true
 		return
 	}
-	state.inForce = true
+	state.retired = true
+	state.inForce = state.inForce || asked
 }
 
 // enforced asks the API server for one tuple of each rule, as the binding's
@@ -84,6 +88,7 @@ func (p *pass) enforced(ctx context.Context, w *work) error {
 // withdrawn asks whether deleted roles are without effect. Another grant of the
 // same right, which is not ours to judge, shows by the binding that is named.
 func (p *pass) withdrawn(ctx context.Context, w *work) error {
+	w.progress.removed = slices.DeleteFunc(w.progress.removed, func(r removal) bool { return p.wants(w, r.binding) }) // given again
 	specs := make([]authorizationv1.SubjectAccessReviewSpec, len(w.progress.removed))
 	for i, r := range w.progress.removed {
 		specs[i] = r.access
