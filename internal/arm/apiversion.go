@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 // FirstVersion is the oldest api-version of Microsoft.ContainerService that
@@ -47,7 +49,7 @@ func CheckAPIVersion(query url.Values, since, resourceType, location string) (st
 	}
 	if !valid {
 		return "", &Error{Status: http.StatusBadRequest, Code: "InvalidApiVersionParameter",
-			Message: "The api-version '" + clip(strings.Join(given, ",")) + "' is invalid. The supported versions are '" + supported + "'."}
+			Message: "The api-version '" + access.Clip(strings.Join(given, ","), maxQuoted) + "' is invalid. The supported versions are '" + supported + "'."}
 	}
 	if since != "" && form[1] < since[:len(time.DateOnly)] {
 		return "", &Error{Status: http.StatusBadRequest, Code: "NoRegisteredProviderFound",
@@ -57,11 +59,5 @@ func CheckAPIVersion(query url.Values, since, resourceType, location string) (st
 	return version, nil
 }
 
-// clip shortens a client's text quoted in an answer.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "..."
-}
+// maxQuoted is how many bytes of a client's text an answer quotes.
+const maxQuoted = 200

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -165,6 +166,33 @@ func TestAction(t *testing.T) {
 	}
 }
 
+// TestNamespace: who answers for a path is told by keywords, and not by what
+// resources are called.
+func TestNamespace(t *testing.T) {
+	const aks = "Microsoft.ContainerService"
+	for _, c := range []struct{ path, namespace, fullType string }{
+		{sub, "Microsoft.Resources", "Microsoft.Resources/subscriptions"},
+		{sub + "/providers", "Microsoft.Resources", "Microsoft.Resources/subscriptions/providers"},
+		{sub + "/resourceGroups/providers", "Microsoft.Resources", "Microsoft.Resources/subscriptions/resourceGroups"},
+		{sub + "/resourceGroups/providers/PROVIDERS/N.S/t/n", "N.S", "N.S/t"},
+		{sub + "/providers/providers/t/n", "providers", "providers/t"},
+		{cluster, aks, aks + "/managedClusters"},
+		{cluster + "/providers/Sallyport.Gateway/agents/default", "Sallyport.Gateway", "Sallyport.Gateway/agents"},
+		{sub + "/resourceGroups/g/providers/" + aks + "/managedClusters/providers/foo/bar", aks, aks + "/managedClusters/foo"},
+		{sub + "/resourceGroups/g/providers/" + aks + "/managedClusters/Providers/trustedAccessRoleBindings/b", aks, aks + "/managedClusters/trustedAccessRoleBindings"},
+		{sub + "/providers/" + aks + "/managedClusters/providers/foo/providers/x/y", aks, aks + "/managedClusters/foo/x"},
+		{sub + "/providers/Microsoft.Authorization/roleAssignments/providers/x/y", "Microsoft.Authorization", "Microsoft.Authorization/roleAssignments/x"},
+	} {
+		path, err := parse(t, c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path.Namespace() != c.namespace || path.Type() != c.fullType {
+			t.Errorf("%s: %s, %s, want %s, %s", c.path, path.Namespace(), path.Type(), c.namespace, c.fullType)
+		}
+	}
+}
+
 func TestCheckAPIVersion(t *testing.T) {
 	for _, c := range []struct{ query, since, code string }{
 		{"api-version=2022-04-02-preview", arm.FirstVersion, ""},
@@ -206,6 +234,7 @@ func TestFromError(t *testing.T) {
 		{fmt.Errorf("cluster c: %w", access.ErrNotFound), 404, `{"error":{"code":"ResourceNotFound","message":"cluster c"}}`},
 		{fmt.Errorf("again: %w", access.ErrConflict), 409, `{"error":{"code":"Conflict","message":"again"}}`},
 		{fmt.Errorf("etcd at 10.0.0.1: %w", access.ErrUnavailable), 503, ""},
+		{fmt.Errorf("role: %w: %w", fmt.Errorf("x: %w", access.ErrNotFound), access.ErrForbidden), 403, `{"error":{"code":"AuthorizationFailed","message":"role: x"}}`},
 		{errors.New("pq: password is hunter2"), 500, ""},
 		{fmt.Errorf("wrapped: %w", arm.ResourceGroupNotFound("g")), 404, `{"error":{"code":"ResourceGroupNotFound","message":"Resource group 'g' could not be found."}}`},
 		{arm.BindingNotFound(id(t, cluster+"/trustedAccessRoleBindings/b")), 404, ""},
@@ -306,6 +335,73 @@ func TestRedact(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("kept %s\nwant %s", got, want)
 	}
+}
+
+// TestRedactNames says of each name alone whether its value is kept.
+func TestRedactNames(t *testing.T) {
+	for _, c := range []struct {
+		names string
+		value string
+		kept  bool
+	}{
+		{"password passwords adminPassword ADMINPASSWORD admin_password paſſword sqlPwd passphrase", `"x"`, false},
+		{"secret secrets clientSecret client-secret serverAppSecret secretKey secretKeys secretAccessKey secretValue", `"x"`, false},
+		{"connectionString connectionStrings connection_string sharedAccessSignature sasToken sasTokens sasUri token accessToken tokens", `"x"`, false},
+		{"accessKey accessKeys storageAccountKey accountKey apiKey api-key privateKey privateKeys primaryKey secondaryKey sharedAccessKey", `["x"]`, false},
+		{"credential credentials registryCredentials kubeconfig kubeConfigs adminKubeconfig protectedSettings configurationProtectedSettings", `{"a":"x"}`, false},
+		{"oidcIssuerProfile azureKeyVaultKms azureKeyvaultSecretsProvider kubeletConfig linuxProfile apiServerAccessProfile podIdentityProfile", `{"a":"x"}`, true},
+		{"keyId keyVaultNetworkAccess keyVaultResourceId keyData publicKeys keyVersion partitionKey instrumentationKey tokenLifetime", `"x"`, true},
+		{"secretRef secretName passwordSecretName credentialType kubernetesVersion access serviceAccountImageCleaner imageCleaner", `"x"`, true},
+		{"enableSecretRotation disablePasswordAuthentication", `"true"`, true},
+		{"automountServiceAccountToken allowSharedKey usePassword", `true`, true},
+	} {
+		for _, name := range strings.Fields(c.names) {
+			doc, err := arm.ParseDocument([]byte(`{"properties":{"` + name + `":` + c.value + `}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, kept := arm.Redact(doc)["properties"].(map[string]any)[name]; kept != c.kept {
+				t.Errorf("%s: kept %v, want %v", name, kept, c.kept)
+			}
+		}
+	}
+}
+
+// deadline is an answer whose connection takes read deadlines.
+type deadline struct {
+	*httptest.ResponseRecorder
+	at time.Time
+}
+
+func (d *deadline) SetReadDeadline(at time.Time) error { d.at = at; return nil }
+
+// stalled is a body whose sender was given up on.
+type stalled struct{}
+
+func (stalled) Read([]byte) (int, error) {
+	return 0, fmt.Errorf("read tcp: %w", os.ErrDeadlineExceeded)
+}
+
+func TestLimitBody(t *testing.T) {
+	w := &deadline{ResponseRecorder: httptest.NewRecorder()}
+	arm.LimitBody(w, httptest.NewRequest("GET", "/x", nil))
+	if !w.at.IsZero() {
+		t.Errorf("deadline %v for no body", w.at)
+	}
+	for _, length := range []int64{10, -1} {
+		w.at = time.Time{}
+		r := httptest.NewRequest("PUT", "/x", stalled{})
+		r.ContentLength = length
+		arm.LimitBody(w, r)
+		if left := time.Until(w.at); left <= 0 || left > arm.BodyTimeout {
+			t.Errorf("length %d: deadline in %v, want %v", length, left, arm.BodyTimeout)
+		}
+		_, err := arm.ReadBody(w, r)
+		if e := arm.FromError(err); e.Status != 408 || e.Code != "RequestTimeout" {
+			t.Errorf("stalled body: %v", err)
+		}
+	}
+	arm.LimitBody(httptest.NewRecorder(), httptest.NewRequest("PUT", "/x", stalled{})) // takes no deadline
 }
 
 func TestPaginate(t *testing.T) {

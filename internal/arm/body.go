@@ -6,15 +6,33 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 // MaxBody bounds a request's body in bytes. ARM takes 8 MB; a document is kept
 // as one value of the store, which takes less.
 const MaxBody = 1 << 20
 
+// BodyTimeout is how long a client may take to send a request's body.
+const BodyTimeout = 30 * time.Second
+
 // maxDepth bounds the nesting of a body.
 const maxDepth = 64
+
+// LimitBody sets [BodyTimeout] for the body of r, which nobody has read yet.
+// It comes before anything that can refuse r: net/http reads the rest of an
+// unread body before it answers.
+func LimitBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 { // no body; -1 is one of unknown length
+		return
+	}
+	// What cannot set deadlines is no connection of net/http's server.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(BodyTimeout))
+}
 
 // ReadBody reads a request's body, which must be one JSON object, without two
 // members of one name in any casing. An empty body reads as {}. The error is
@@ -25,6 +43,10 @@ func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if errors.As(err, &tooLarge) {
 		return nil, &Error{Status: http.StatusRequestEntityTooLarge, Code: "RequestContentTooLarge",
 			Message: "The request content has more than 1048576 bytes, the most that is accepted."}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, &Error{Status: http.StatusRequestTimeout, Code: "RequestTimeout",
+			Message: "The request content did not arrive within " + BodyTimeout.String() + "."}
 	}
 	if err != nil {
 		return nil, InvalidContent("it could not be read to its end")
@@ -70,11 +92,10 @@ func checkValue(dec *json.Decoder, depth int) error {
 				return InvalidContent("it is not JSON near byte %d", dec.InputOffset())
 			}
 			name, _ := token.(string)
-			folded := strings.ToLower(strings.ToUpper(name)) // encoding/json folds so: 'ſ' is an s
-			if seen[folded] {
-				return InvalidContent("member '%s' occurs twice in one object", clip(name))
+			if seen[fold(name)] {
+				return InvalidContent("member '%s' occurs twice in one object", access.Clip(name, maxQuoted))
 			}
-			seen[folded] = true
+			seen[fold(name)] = true
 		}
 		if err := checkValue(dec, depth+1); err != nil {
 			return err
@@ -100,14 +121,25 @@ func Decode(text []byte, v any) error {
 	return nil
 }
 
-// writeOnly are the endings of names, lower case, whose values are secrets of
-// the client's: adminPassword, servicePrincipalProfile.secret,
-// configurationProtectedSettings and their like. An ending, because
-// azureKeyvaultSecretsProvider and enableSecretRotation are not secrets.
-func writeOnly(name string) bool {
-	name = strings.ToLower(name)
-	for _, end := range []string{"password", "passwd", "secret", "secrets", "secretvalue", "privatekey", "connectionstring",
-		"sharedkey", "accountkey", "accesskey", "apikey", "token", "protectedsettings", "credentials"} {
+// writeOnly reports whether a member is taken for a secret of the client's:
+// adminPassword, servicePrincipalProfile.secret, kubeconfigs and their like, by
+// the ending of its name, in the singular or plural and in any spelling
+// (access_key, Access-Key). An ending, because azureKeyvaultSecretsProvider,
+// enableSecretRotation and azureKeyVaultKms.keyId are not secrets, and nor is
+// true or false, as in automountServiceAccountToken.
+func writeOnly(name string, value any) bool {
+	if _, isBool := value.(bool); isBool {
+		return false
+	}
+	name = strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace(fold(name))
+	name = strings.TrimSuffix(name, "s")
+	for _, end := range []string{
+		"password", "passwd", "pwd", "passphrase", "passcode", "secret", "secretvalue", "credential", "token",
+		"secretkey", "privatekey", "sharedkey", "accountkey", "accesskey", "apikey", "storagekey", "signingkey",
+		"symmetrickey", "masterkey", "primarykey", "secondarykey", "subscriptionkey", "functionkey",
+		"connectionstring", "sharedaccesssignature", "sasuri", "sasurl",
+		"kubeconfig", "protectedsetting",
+	} {
 		if strings.HasSuffix(name, end) {
 			return true
 		}
@@ -115,12 +147,15 @@ func writeOnly(name string) bool {
 	return false
 }
 
+// fold makes names equal that encoding/json takes for the same: 'ſ' is an s.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
+
 // Redact returns a document without its write-only members, at any depth. It
 // runs before a document is stored, so they exist nowhere afterwards.
 func Redact(doc map[string]any) map[string]any {
 	out := make(map[string]any, len(doc))
 	for name, value := range doc {
-		if !writeOnly(name) {
+		if !writeOnly(name, value) {
 			out[name] = redactValue(value)
 		}
 	}

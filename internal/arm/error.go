@@ -61,26 +61,21 @@ func FromError(err error) *Error {
 	}
 	switch {
 	case errors.Is(err, access.ErrInvalid):
-		return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Message: sentence(err, access.ErrInvalid), Bare: true}
+		return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Message: access.Message(err), Bare: true}
 	case errors.Is(err, access.ErrUnauthenticated):
 		return &Error{Status: http.StatusUnauthorized, Code: "InvalidAuthenticationToken", Message: "The access token is invalid."}
 	case errors.Is(err, access.ErrForbidden):
-		return &Error{Status: http.StatusForbidden, Code: "AuthorizationFailed", Message: sentence(err, access.ErrForbidden)}
+		return &Error{Status: http.StatusForbidden, Code: "AuthorizationFailed", Message: access.Message(err)}
 	case errors.Is(err, access.ErrNotFound):
-		return &Error{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: sentence(err, access.ErrNotFound)}
+		return &Error{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: access.Message(err)}
 	case errors.Is(err, access.ErrConflict):
-		return &Error{Status: http.StatusConflict, Code: "Conflict", Message: sentence(err, access.ErrConflict)}
+		return &Error{Status: http.StatusConflict, Code: "Conflict", Message: access.Message(err)}
 	case errors.Is(err, access.ErrUnavailable):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", RetryAfter: 1,
 			Message: "The service cannot answer at the moment and nothing was changed. Please try again."}
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: "InternalServerError",
 		Message: "The service met an unexpected condition. Its log holds the cause under the request id in x-ms-request-id."}
-}
-
-// sentence is an error's text without the kind at its end.
-func sentence(err, kind error) string {
-	return strings.TrimSuffix(err.Error(), ": "+kind.Error())
 }
 
 // MarshalJSON writes the envelope.
@@ -108,7 +103,7 @@ func BindingNotFound(binding access.ResourceID) *Error {
 // the sentence of spec/trusted-access.md 2.2.
 func UnknownRole(role string) *Error {
 	return &Error{Status: http.StatusBadRequest, Code: "InvalidParameter", Bare: true,
-		Message: "The value of parameter properties.roles is invalid. Error details: non-exist role: " + clip(role) +
+		Message: "The value of parameter properties.roles is invalid. Error details: non-exist role: " + access.Clip(role, maxQuoted) +
 			", please refer to http://aka.ms/aks/ta/role to list available roles. Please see https://aka.ms/aks-naming-rules for more details."}
 }
 
@@ -132,7 +127,7 @@ func SubscriptionNotFound(name string) *Error {
 // InvalidSubscriptionID answers for a subscription that is no GUID.
 func InvalidSubscriptionID(name string) *Error {
 	return &Error{Status: http.StatusBadRequest, Code: "InvalidSubscriptionId",
-		Message: "The provided subscription identifier '" + clip(name) + "' is malformed or invalid; a GUID is expected."}
+		Message: "The provided subscription identifier '" + access.Clip(name, maxQuoted) + "' is malformed or invalid; a GUID is expected."}
 }
 
 // NoRoute answers for a path that no route has.
@@ -144,31 +139,32 @@ func NoRoute(path Path) *Error {
 	namespace := path.Namespace()
 	return &Error{Status: http.StatusNotFound, Code: "InvalidResourceType",
 		Message: fmt.Sprintf("The resource type '%s' could not be found in the namespace '%s' for this api version.",
-			clip(strings.TrimPrefix(path.Type(), namespace+"/")), clip(namespace))}
+			access.Clip(strings.TrimPrefix(path.Type(), namespace+"/"), maxQuoted), access.Clip(namespace, maxQuoted))}
 }
+
+// MaxMethod is how many bytes of a request's method are quoted, logged or
+// recorded; HTTP sets no bound.
+const MaxMethod = 20
 
 // MethodNotAllowed answers for a path that is served with other methods.
 func MethodNotAllowed(method string) *Error {
 	return &Error{Status: http.StatusMethodNotAllowed, Code: "MethodNotAllowed",
-		Message: "The http method '" + clip(method) + "' is not supported for this resource; the Allow header names those that are."}
+		Message: "The http method '" + access.Clip(method, MaxMethod) + "' is not supported for this resource; the Allow header names those that are."}
 }
 
-// AuthenticationFailed answers a request without a bearer token. The tenant in
-// its challenge is what tools learn a subscription's tenant from
-// (spec/identity.md 6.3).
-func AuthenticationFailed(login, tenant string) *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: "AuthenticationFailed",
-		Message: "Authentication failed. The 'Authorization' header is missing.",
-		Challenge: fmt.Sprintf(`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="The authentication failed because of missing 'Authorization' header."`,
-			login, tenant)}
-}
+// MissingToken is the code of a 401 to a request without a bearer token.
+const MissingToken = "AuthenticationFailed"
 
-// InvalidToken answers a request whose token was refused; the reason stays in
-// the log.
-func InvalidToken(login, tenant string) *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: "InvalidAuthenticationToken",
-		Message:   "The access token is invalid.",
-		Challenge: fmt.Sprintf(`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="The access token is invalid."`, login, tenant)}
+// Unauthenticated answers a request whose caller is unknown. Code is one of
+// the five of spec/identity.md 6.3, login the authority to sign in at. The
+// tenant in the challenge is what tools learn a subscription's tenant from.
+func Unauthenticated(code, message, login, tenant string) *Error {
+	description := "The access token is invalid."
+	if code == MissingToken {
+		description = "The authentication failed because of missing 'Authorization' header."
+	}
+	return &Error{Status: http.StatusUnauthorized, Code: code, Message: message,
+		Challenge: fmt.Sprintf(`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="%s"`, login, tenant, description)}
 }
 
 // AuthorizationFailed answers a caller who may not do action over scope.

@@ -30,7 +30,7 @@ func Paginate[T any](r *http.Request, items []T, size int, key func(T) string) (
 		last, err := base64.RawURLEncoding.DecodeString(token)
 		if err != nil {
 			return List[T]{}, &Error{Status: http.StatusBadRequest, Code: "InvalidSkipToken",
-				Message: "The $skipToken '" + clip(token) + "' is not one that a nextLink of this list carried."}
+				Message: "The $skipToken '" + access.Clip(token, maxQuoted) + "' is not one that a nextLink of this list carried."}
 		}
 		items = items[sort.Search(len(items), func(i int) bool { return key(items[i]) > string(last) }):]
 	}

@@ -147,9 +147,12 @@ func (p Pattern) Fill(vars Vars) Path {
 // String joins the segments.
 func (path Path) String() string { return "/" + strings.Join(path, "/") }
 
-// provider returns the place after the last "providers", or -1.
+// provider returns the place after the last "providers" that is a keyword, or
+// -1. A path is keyword and value, type and name, in turn from its beginning,
+// so only at an even place is it a keyword; at an odd one it is a resource that
+// somebody named so, and says nothing about who answers for the path.
 func (path Path) provider() int {
-	for i := len(path) - 2; i >= 0; i-- {
+	for i := (len(path) - 2) &^ 1; i >= 0; i -= 2 {
 		if strings.EqualFold(path[i], "providers") {
 			return i + 1
 		}

@@ -5,9 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
-	"github.com/sallyport/sallyport/internal/store"
 )
 
 // extension is the body of a resource of our own beside one of ARM's.
@@ -25,14 +23,34 @@ func (q *request) extension(properties any) extension {
 
 // agentStatus is what an owner sees of a cluster's agent.
 type agentStatus struct {
+	// Connected means both halves; without the reconciler no write comes into
+	// force, without the proxy no request gets through.
 	Connected  bool     `json:"connected"`
 	Since      string   `json:"since,omitempty"`
+	Reconciler link     `json:"reconciler"`
+	Proxy      link     `json:"proxy"`
 	Generation int64    `json:"generation"` // enrolments so far
 	JoinIssued bool     `json:"joinIssued"`
 	Revision   int64    `json:"sentRevision,omitempty"`
 	Reported   string   `json:"lastReport,omitempty"`
 	Foreign    []string `json:"foreign,omitempty"`
 	ClusterUID string   `json:"clusterUid"`
+	// What an agent must be told to find the gateway and to know it.
+	GatewayAddress string `json:"gatewayAddress,omitempty"`
+	CAHash         string `json:"caHash,omitempty"`
+}
+
+// link is the connection of one half of an agent.
+type link struct {
+	Connected bool   `json:"connected"`
+	Since     string `json:"since,omitempty"`
+}
+
+func newLink(h half) link {
+	if !h.connected() {
+		return link{}
+	}
+	return link{true, h.since.UTC().Format(time.RFC3339Nano)}
 }
 
 func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) {
@@ -42,11 +60,16 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 	}
 	agent := c.feeds.presence(cluster.Value.UID)
 	s := agentStatus{
-		Connected: agent.connected(), Generation: cluster.Value.Generation, JoinIssued: cluster.Value.JoinIssued,
+		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Value.Generation, JoinIssued: cluster.Value.JoinIssued,
 		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.Value.UID,
+		GatewayAddress: c.cfg.GatewayAddress, CAHash: c.cfg.CAHash,
 	}
 	if agent.connected() {
-		s.Since = agent.since.UTC().Format(time.RFC3339Nano)
+		since := agent.reconciler.since
+		if agent.proxy.since.After(since) {
+			since = agent.proxy.since
+		}
+		s.Since = since.UTC().Format(time.RFC3339Nano)
 	}
 	if !agent.reported.IsZero() {
 		s.Reported = agent.reported.UTC().Format(time.RFC3339Nano)
@@ -60,29 +83,34 @@ type joinToken struct {
 }
 
 // postJoinToken gives the owner a one-time token. From the first one on, the
-// cluster's writes wait for its agent.
+// cluster's writes wait for its agent: whoever issues the token records that
+// with it, so that none waits for an agent that has no token to come with.
 func (c *ControlPlane) postJoinToken(ctx context.Context, q *request) (reply, error) {
 	if c.cfg.IssueJoinToken == nil {
 		return reply{}, arm.NoRoute(q.path)
 	}
-	var cluster store.Item[access.Cluster]
-	err := retry(ctx, func() (err error) {
-		if cluster, err = q.cluster(ctx); err != nil {
-			return err
-		}
-		if cluster.Value.JoinIssued {
-			return q.allow(nil)
-		}
-		old := cluster
-		cluster.Value.JoinIssued = true
-		_, err = q.commit(ctx, c.store.Clusters.Updating(old, cluster.Value))
-		return err
-	})
+	var body struct {
+		Reset bool `json:"reset"`
+	}
+	if err := q.read(&body); err != nil {
+		return reply{}, err
+	}
+	cluster, err := q.cluster(ctx)
 	if err != nil {
 		return reply{}, err
 	}
-	token, expires, err := c.cfg.IssueJoinToken(ctx, cluster.Value)
-	return reply{status: http.StatusOK, body: joinToken{token, expires.UTC().Format(time.RFC3339)}}, err
+	var detail any
+	if body.Reset { // the owner waives the proof that it is the same cluster
+		detail = map[string]any{"reset": true}
+	}
+	if err := q.allow(detail); err != nil {
+		return reply{}, err
+	}
+	token, expires, err := c.cfg.IssueJoinToken(ctx, cluster.Value, body.Reset)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusOK, body: joinToken{token, expires.UTC().Format(time.RFC3339)}}, nil
 }
 
 // postEnrol hands an agent's request on; it has no bearer token of ARM's.

@@ -22,11 +22,10 @@ type Config struct {
 	Store *store.Store
 	// Authenticate verifies an ARM bearer token. Errors wrap
 	// [access.ErrUnauthenticated], or [access.ErrUnavailable] when keys could
-	// not be had.
+	// not be had; the caller is told the text of an [authenticate.Refusal] only.
 	Authenticate func(ctx context.Context, token string) (access.Principal, error)
-	// Peer tells from a request's verified client certificate which cluster
-	// it is from, of which enrolment, and as which role, "serve" or "report".
-	Peer func(*http.Request) (clusterUID string, generation int64, role string, err error)
+	// Peer tells from a request's verified client certificate whose it is.
+	Peer func(*http.Request) (Peer, error)
 	// Audit records each decision on a write before it is done. When it
 	// fails, the write is refused.
 	Audit audit.Log
@@ -49,9 +48,13 @@ type Config struct {
 	// cluster; action is "enrol" or "certificate". It checks its caller
 	// itself: there is no bearer token of ARM's. Nil: not served.
 	Enrol func(w http.ResponseWriter, r *http.Request, cluster access.ResourceID, action string)
-	// IssueJoinToken makes a one-time token for a cluster's agent. Nil: not
-	// served.
-	IssueJoinToken func(ctx context.Context, cluster access.Cluster) (token string, expires time.Time, err error)
+	// IssueJoinToken makes a one-time token for a cluster's agent and, with it
+	// or not at all, sets the cluster's JoinIssued. With reset, the agent that
+	// enrols need not prove to be the enrolled cluster's. Nil: not served.
+	IssueJoinToken func(ctx context.Context, cluster access.Cluster, reset bool) (token string, expires time.Time, err error)
+	// GatewayAddress (host:port) and CAHash are what agents are told to find
+	// the gateway and to know it. Owners see them in an agent's status.
+	GatewayAddress, CAHash string
 	// Settled returns once the gateway has seen the store's revision. A
 	// delete's operation succeeds only then. Nil: it succeeds with the write.
 	Settled func(ctx context.Context, revision int64) error

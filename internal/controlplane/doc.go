@@ -20,9 +20,11 @@
 // Agents have a handler of their own, [ControlPlane.FeedHandler], behind a
 // verified client certificate. Which cluster a peer is comes from
 // Config.Peer alone, never from a path, header or body (items 19, 20); a feed
-// ends when the cluster is re-enrolled, re-created or deleted, and a report
-// from an older enrolment is refused in the same transaction that would
-// have written it.
+// ends with the certificate and when the cluster is re-enrolled, re-created or
+// deleted, and a report from an older enrolment is refused in the same
+// transaction that would have written it. A heartbeat is sent only while the
+// state that it repeats was proven within the last 5 s, by the store's watch or
+// by a new read: an agent that hears us need not wonder what we missed.
 //
 // # Operations
 //

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/authorize"
+	"github.com/sallyport/sallyport/internal/controlplane"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -131,13 +134,13 @@ func TestFeed(t *testing.T) {
 	if d.ClusterUID != "cluster-uid-1" || d.Generation != 1 || d.Cluster.String() != cluster {
 		t.Errorf("first state: %+v", d)
 	}
-	if v, _ := f.want(200, "GET", cluster+"/providers/Sallyport.Gateway/agents/default"+version, ""); at(v, "properties.connected") != true || at(v, "properties.since") == nil {
+	if v, _ := f.want(200, "GET", cluster+"/providers/Sallyport.Gateway/agents/default"+version, ""); at(v, "properties.reconciler.connected") != true || at(v, "properties.reconciler.since") == nil {
 		t.Errorf("agent status: %v", v)
 	}
 
 	_, put := f.want(201, "PUT", binding+version, consentV)
 	b := feed.until("the binding", has(1)).Bindings[0]
-	if b.Name != "b1" || b.Generation != 1 || b.Applied != 0 || len(b.Roles) != 1 || len(b.Roles[0].Rules) == 0 {
+	if b.Name != "b1" || b.Generation != 1 || b.Retired != 0 || len(b.Roles) != 1 || len(b.Roles[0].Rules) == 0 {
 		t.Errorf("desired binding: %+v", b)
 	}
 	if op := f.operation(put); op["status"] != "InProgress" {
@@ -158,7 +161,7 @@ func TestFeed(t *testing.T) {
 	if s := f.status(); f.state() != "Succeeded" || s["state"] != "InForce" || s["tookMs"] != 1500.0 || s["appliedGeneration"] != 1.0 {
 		t.Errorf("after the report: %v %v", f.state(), s)
 	}
-	feed.until("the applied generation", func(d access.Desired) bool { return d.Bindings[0].Applied == 1 })
+	feed.until("the retired generation", func(d access.Desired) bool { return d.Bindings[0].Retired == 1 })
 
 	// Two updates in a row: the second takes the place of the first, and a
 	// late report on the first ends nothing.
@@ -188,7 +191,7 @@ func TestFeed(t *testing.T) {
 	}
 	f.want(201, "PUT", binding+version, consentV)
 	again := feed.until("the binding again", has(1)).Bindings[0]
-	if again.UID == b.UID || again.Generation != 1 || again.Applied != 0 {
+	if again.UID == b.UID || again.Generation != 1 || again.Retired != 0 {
 		t.Errorf("created again: %+v", again)
 	}
 	a.report(204, `{"bindings":[],"removed":["`+b.UID+`"],"foreign":["aks:trustedaccessrole:b1:x","aks:trustedaccessrole:b10:x"]}`)
@@ -218,6 +221,64 @@ func TestFinalFailure(t *testing.T) {
 	if op := f.operation(put); op["status"] != "Failed" || f.state() != "Succeeded" {
 		t.Errorf("after it came into force: %v %v", op, f.state())
 	}
+}
+
+// TestFailedNarrowing: an update ends Failed, and takes a role away all the
+// same. The live requests are cut once the cluster has lost the role.
+func TestFailedNarrowing(t *testing.T) {
+	const source = "Microsoft.MachineLearningServices/workspaces"
+	f := newFixture(t, func(cfg *controlplane.Config) {
+		cfg.Catalogue = append(slices.Clone(cfg.Catalogue), access.Role{SourceResourceType: source, Name: "above", Rules: cfg.Catalogue[0].Rules})
+	})
+	f.enrolled(1)
+	a := f.agent(reconciler())
+	feed, _ := a.open()
+	put := func(generation int64, roles ...string) (access.DesiredBinding, http.Header) {
+		t.Helper()
+		for i, role := range roles {
+			roles[i] = `"` + source + "/" + role + `"`
+		}
+		_, header := f.want(201, "PUT", binding+version, `{"properties":{"sourceResourceId":"`+sub+"/resourceGroups/RG/providers/"+source+`/ml1","roles":[`+strings.Join(roles, ",")+`]}}`)
+		d := feed.until("the generation", func(d access.Desired) bool { return len(d.Bindings) == 1 && d.Bindings[0].Generation == generation })
+		return d.Bindings[0], header
+	}
+	var revoked []string
+	index := authorize.NewIndex(authorize.Config{Revoked: func(_, cause string) { revoked = append(revoked, cause) }})
+	says := func(uid string, said access.BindingReport, retired int64, state access.State, cut ...string) {
+		t.Helper()
+		said.UID = uid
+		text, err := json.Marshal(access.Report{Bindings: []access.BindingReport{said}})
+		must(t, err)
+		a.report(204, string(text))
+		item, err := f.store.Bindings.Get(t.Context(), binding)
+		must(t, err)
+		index.UpdateBindings(authorize.Update[access.RoleBinding]{Changed: []access.RoleBinding{item.Value}})
+		if b := item.Value; b.Applied.Retired != retired || b.State != state || !slices.Equal(revoked, cut) {
+			t.Errorf("after %+v: retired %d, %s, revoked %q; want %d, %s, %q", said, b.Applied.Retired, b.State, revoked, retired, state, cut)
+		}
+	}
+
+	b, _ := put(1, "mlworkload", "inference-v1")
+	says(b.UID, access.BindingReport{Generation: 1, InForce: true}, 1, access.Succeeded) // which implies it
+	_, op := put(2, "mlworkload", "above")
+	says(b.UID, access.BindingReport{Generation: 2, Retired: 3}, 1, access.Updating) // never sent
+	says(b.UID, access.BindingReport{Generation: 2, Final: true, Message: "above the ceiling"}, 1, access.Failed)
+	const removed = "a role was removed from the binding"
+	says(b.UID, access.BindingReport{Generation: 2, Final: true, Message: "above the ceiling", Retired: 2}, 2, access.Failed, removed)
+	if op := f.operation(op); op["status"] != "Failed" {
+		t.Errorf("operation: %v", op)
+	}
+	if s := f.status(); s["appliedGeneration"] != 1.0 {
+		t.Errorf("status: %v", s)
+	}
+	feed.until("the retired generation", func(d access.Desired) bool { return d.Bindings[0].Retired == 2 })
+	says(b.UID, access.BindingReport{Generation: 2, Final: true, Message: "above the ceiling"}, 2, access.Failed, removed) // a new reconciler, which has not looked yet
+
+	// A late word on a superseded generation counts, and is no reason to cut.
+	put(3, "mlworkload")
+	put(4, "mlworkload")
+	says(b.UID, access.BindingReport{Generation: 3, Retired: 3}, 3, access.Updating, removed)
+	says(b.UID, access.BindingReport{Generation: 1, InForce: true}, 3, access.Updating, removed)
 }
 
 // TestFeedEnds: what an agent hears when it must go, and what it may not do.
@@ -311,6 +372,7 @@ func TestDeadline(t *testing.T) {
 		want      string
 	}{
 		{"not connected", false, "", "AgentNotConnected"},
+		{"only the proxy", false, "", "AgentNotConnected"},
 		{"silent", true, "", "AgentNotResponding"},
 		{"trying", true, "quota exceeded", "ApplyFailed"},
 	} {
@@ -320,6 +382,10 @@ func TestDeadline(t *testing.T) {
 			_, put := f.want(201, "PUT", binding+version, consentV)
 			var a *agent
 			var b access.DesiredBinding
+			if c.name == "only the proxy" {
+				feed, _ := f.agent(peer{"cluster-uid-1", 1, "serve"}).open()
+				feed.until("the binding", has(1))
+			}
 			if c.connected {
 				a = f.agent(reconciler())
 				feed, _ := a.open()

@@ -73,7 +73,7 @@ func checkLocation(given string) (string, error) {
 		return "", arm.LocationRequired()
 	}
 	if !locationForm.MatchString(location) {
-		return "", arm.InvalidParameter("location", "'%s' must be a region such as 'westeurope': 1 to 64 letters, digits or '-'.", clip(given, 100))
+		return "", arm.InvalidParameter("location", "'%s' must be a region such as 'westeurope': 1 to 64 letters, digits or '-'.", access.Clip(given, 100))
 	}
 	return location, nil
 }

@@ -2,6 +2,7 @@ package controlplane_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/controlplane"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/store/storetest"
@@ -81,6 +83,8 @@ type fixture struct {
 	records []audit.Record
 	peer    peer
 	noAudit bool
+	// validity is how long peers' certificates are still good, 0 for an hour.
+	validity time.Duration
 }
 
 type peer struct {
@@ -131,15 +135,18 @@ func (f *fixture) start(edit func(*controlplane.Config)) (stop func()) {
 			if p, ok := callers()[token]; ok {
 				return p, nil
 			}
+			if token == "expired" {
+				return access.Principal{}, &authenticate.Refusal{Code: authenticate.Expired, Message: "the token expired at noon"}
+			}
 			return access.Principal{}, fmt.Errorf("unknown token: %w", access.ErrUnauthenticated)
 		},
-		Peer: func(r *http.Request) (string, int64, string, error) {
+		Peer: func(r *http.Request) (controlplane.Peer, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			if f.peer.uid == "" {
-				return "", 0, "", errors.New("no certificate")
+				return controlplane.Peer{}, errors.New("no certificate")
 			}
-			return f.peer.uid, f.peer.generation, f.peer.role, nil
+			return controlplane.Peer{ClusterUID: f.peer.uid, Generation: f.peer.generation, Role: f.peer.role, NotAfter: f.clock.Now().Add(cmp.Or(f.validity, time.Hour))}, nil
 		},
 		Audit: func(r audit.Record) error {
 			f.mu.Lock()
@@ -155,11 +162,19 @@ func (f *fixture) start(edit func(*controlplane.Config)) (stop func()) {
 		Enrol: func(w http.ResponseWriter, _ *http.Request, id access.ResourceID, action string) {
 			fmt.Fprintf(w, "%s %s", action, id)
 		},
-		IssueJoinToken: func(_ context.Context, c access.Cluster) (string, time.Time, error) {
-			return "join-canary", f.clock.Now().Add(time.Hour), nil
+		IssueJoinToken: func(ctx context.Context, c access.Cluster, _ bool) (string, time.Time, error) {
+			item, err := f.store.Clusters.Get(ctx, c.ID.Key())
+			if err != nil {
+				return "", time.Time{}, err
+			}
+			item.Value.JoinIssued = true
+			_, err = f.store.Clusters.Put(ctx, item.Value, item.Version)
+			return "join-canary", f.clock.Now().Add(time.Hour), err
 		},
-		Now:    f.clock.Now,
-		Logger: slog.New(slog.NewTextHandler(f.log, nil)),
+		GatewayAddress: "gateway.test:8443",
+		CAHash:         "sha256:ca",
+		Now:            f.clock.Now,
+		Logger:         slog.New(slog.NewTextHandler(f.log, nil)),
 	}
 	if edit != nil {
 		edit(&cfg)

@@ -219,7 +219,7 @@ func (c *ControlPlane) whyLate(ctx context.Context, op access.Operation, said st
 	switch {
 	case said != "":
 		return codeApplyFailed, "The agent of cluster '" + name + "' could not put the binding in force: " + said, nil
-	case err != nil || !c.feeds.presence(cluster.Value.UID).connected():
+	case err != nil || !c.feeds.presence(cluster.Value.UID).reconciler.connected():
 		return codeNotConnected, fmt.Sprintf("No agent of cluster '%s' is connected after %s. The binding is kept and is put in force, and shown as Succeeded, once an agent connects.", name, waited), nil
 	}
 	return codeNotResponding, fmt.Sprintf("The agent of cluster '%s' is connected, but did not report within %s that the binding is in force. The binding is kept, and shown as Succeeded once it does.", name, waited), nil

@@ -20,8 +20,8 @@ func (c *ControlPlane) serveReport(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if p.role != "report" {
-		return fmt.Errorf("role %q may not report, only \"report\" may: %w", p.role, access.ErrForbidden)
+	if p.Role != roleReport {
+		return fmt.Errorf("role %q may not report, only \"report\" may: %w", p.Role, access.ErrForbidden)
 	}
 	report, err := readReport(w, r)
 	if err != nil {
@@ -49,7 +49,7 @@ func (c *ControlPlane) serveReport(w http.ResponseWriter, r *http.Request) error
 	if err := c.removed(r.Context(), cluster, report.Removed); err != nil {
 		return err
 	}
-	c.feeds.report(p.uid, c.cfg.Now(), report.Foreign)
+	c.feeds.report(p.ClusterUID, c.cfg.Now(), report.Foreign)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -70,7 +70,7 @@ func readReport(w http.ResponseWriter, r *http.Request) (access.Report, error) {
 
 // take writes one binding's outcome, in one transaction with its operation's
 // end, and only while the peer's enrolment is the cluster's newest.
-func (c *ControlPlane) take(ctx context.Context, p peer, key string, said access.BindingReport) error {
+func (c *ControlPlane) take(ctx context.Context, p Peer, key string, said access.BindingReport) error {
 	cluster, err := c.peerCluster(ctx, p)
 	if err != nil {
 		return err
@@ -105,10 +105,17 @@ func (c *ControlPlane) take(ctx context.Context, p peer, key string, said access
 // outcome is what a report makes of a binding, and whether it ends the
 // operation of its newest generation.
 func outcome(b access.RoleBinding, said access.BindingReport, now time.Time) (_ access.RoleBinding, ends bool) {
+	if said.Generation > b.Generation || said.Generation <= 0 || said.Retired > said.Generation {
+		return b, false // no such generation was ever sent
+	}
+	// Live requests are cut for what is gone, whether or not what comes in its
+	// place is in force.
+	b.Applied.Retired = max(b.Applied.Retired, said.Retired)
+	if said.InForce {
+		b.Applied.Retired = max(b.Applied.Retired, said.Generation)
+	}
 	newest := said.Generation == b.Generation
 	switch {
-	case said.Generation > b.Generation || said.Generation <= 0:
-		return b, false // no such generation was ever sent
 	case said.InForce && said.Generation > b.Applied.Generation:
 		b.Applied.Generation, b.Applied.At = said.Generation, now
 		b.Applied.Took = now.Sub(b.Consented.At)
@@ -125,7 +132,7 @@ func outcome(b access.RoleBinding, said access.BindingReport, now time.Time) (_ 
 		b.State, b.Applied.Message = access.Succeeded, ""
 		return b, true
 	}
-	b.Applied.Message = clip(said.Message, 1024)
+	b.Applied.Message = access.Clip(said.Message, 1024)
 	if said.Final {
 		if b.Applied.Message == "" {
 			b.Applied.Message = "The agent reported that the binding cannot be put in force."

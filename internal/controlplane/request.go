@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
 	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -48,6 +49,7 @@ func (c *ControlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := c.cfg.Now()
 	q := &request{c: c, http: r, w: w, id: uuid.NewString()}
 	arm.Stamp(w, r, q.id, start)
+	arm.LimitBody(w, r)
 	answer, err := c.handle(r.Context(), q)
 	if q.caller.ObjectID != "" {
 		w.Header().Set("x-ms-operation-identifier", fmt.Sprintf("tenantId=%s,objectId=%s/sallyport/%s", q.caller.TenantID, q.caller.ObjectID, q.id))
@@ -70,8 +72,8 @@ func (c *ControlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // logRequest writes the one line of a request: never a query, header value or
 // body (checklist item 39), but for the client's name.
 func (c *ControlPlane) logRequest(q *request, status int, took time.Duration, err error) {
-	args := []any{"id", q.id, "method", clip(q.http.Method, 20), "path", clip(q.http.URL.EscapedPath(), 512), "status", status,
-		"took", took, "remote", q.http.RemoteAddr, "tenant", q.caller.TenantID, "caller", q.caller.ObjectID, "client", clip(q.http.UserAgent(), 200)}
+	args := []any{"id", q.id, "method", access.Clip(q.http.Method, arm.MaxMethod), "path", access.Clip(q.http.URL.EscapedPath(), 512), "status", status,
+		"took", took, "remote", q.http.RemoteAddr, "tenant", q.caller.TenantID, "caller", q.caller.ObjectID, "client", access.Clip(q.http.UserAgent(), 200)}
 	if err != nil {
 		args = append(args, "error", err.Error())
 	}
@@ -169,24 +171,33 @@ func (q *request) checkVersion() error {
 // authenticate takes the token from the one Authorization header; there are
 // no cookies and no tokens in queries (checklist item 29).
 func (q *request) authenticate(ctx context.Context) error {
-	values := q.http.Header.Values("Authorization")
-	if len(values) == 0 {
-		return arm.AuthenticationFailed(q.c.cfg.LoginEndpoint, q.tenant(ctx))
-	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	if !ok || len(values) > 1 || token == "" || !strings.EqualFold(scheme, "Bearer") {
-		return arm.InvalidToken(q.c.cfg.LoginEndpoint, q.tenant(ctx))
+	token, err := authenticate.BearerToken(q.http.Header)
+	if err != nil {
+		return q.unauthenticated(ctx, err)
 	}
 	caller, err := q.c.cfg.Authenticate(ctx, token)
 	if errors.Is(err, access.ErrUnauthenticated) {
-		q.c.log.Info("arm: token refused", "id", q.id, "reason", err.Error())
-		return arm.InvalidToken(q.c.cfg.LoginEndpoint, q.tenant(ctx))
+		return q.unauthenticated(ctx, err)
 	}
 	if err != nil {
 		return err
 	}
 	q.caller = caller
 	return nil
+}
+
+// unauthenticated is the one place where a refusal of a token becomes ARM's
+// 401. The caller is told what a [authenticate.Refusal] says; the text of any
+// other error is for the log alone.
+func (q *request) unauthenticated(ctx context.Context, err error) error {
+	code, message := authenticate.Invalid, "The access token is invalid."
+	var refusal *authenticate.Refusal
+	if errors.As(err, &refusal) {
+		code, message = refusal.Code, refusal.Message
+	} else {
+		q.c.log.Info("arm: token refused", "id", q.id, "reason", err.Error())
+	}
+	return arm.Unauthenticated(string(code), message, q.c.cfg.LoginEndpoint, q.tenant(ctx))
 }
 
 // tenant is the one a challenge names: of the subscription in the path, so
@@ -245,7 +256,7 @@ func (q *request) record(allowed bool) audit.Record {
 	r := audit.Record{
 		Time: q.c.cfg.Now(), Stage: audit.Consent, ID: q.id,
 		TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID, Remote: q.http.RemoteAddr,
-		Method: q.http.Method, Path: q.path.String(), Action: q.action(), Allowed: &allowed,
+		Method: access.Clip(q.http.Method, arm.MaxMethod), Path: q.path.String(), Action: q.action(), Allowed: &allowed,
 		Binding: q.vars["binding"],
 	}
 	if !q.caller.Resource.IsZero() {
@@ -280,20 +291,17 @@ func (q *request) bindingID() (access.ResourceID, error) {
 	return cluster.Child("trustedAccessRoleBindings", q.vars["binding"])
 }
 
+// resourceID refuses what is not a generic resource, so that no route for
+// those reads or writes it.
 func (q *request) resourceID() (access.ResourceID, error) {
+	if isReserved(q.vars["resource"]) {
+		return access.ResourceID{}, arm.NoRoute(q.path)
+	}
 	scope := "/subscriptions/" + q.vars["subscription"]
 	if q.vars["group"] != "" {
 		scope += "/resourceGroups/" + q.vars["group"]
 	}
 	return access.ParseResourceID(scope + "/providers/" + q.vars["resource"])
-}
-
-// clip shortens a client's text for the log.
-func clip(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "..."
 }
 
 // newID makes uids and object ids.

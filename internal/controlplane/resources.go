@@ -16,7 +16,9 @@ import (
 // of their own here, or would be mistaken for something that decides.
 var reserved = [...]string{"Microsoft.ContainerService", "Microsoft.Resources", "Microsoft.Authorization", "Microsoft.Features", "Sallyport.Gateway"}
 
-func isReserved(namespace string) bool {
+// isReserved tells of namespace/type[/name...].
+func isReserved(resource string) bool {
+	namespace, _, _ := strings.Cut(resource, "/")
 	return slices.ContainsFunc(reserved[:], func(r string) bool { return strings.EqualFold(r, namespace) })
 }
 
@@ -25,9 +27,6 @@ func (q *request) resource(ctx context.Context) (store.Item[access.Resource], er
 	id, err := q.resourceID()
 	if err != nil {
 		return store.Item[access.Resource]{}, err
-	}
-	if isReserved(q.path.Namespace()) && !strings.HasSuffix(q.path.String(), "/listCredentials") {
-		return store.Item[access.Resource]{}, arm.NoRoute(q.path)
 	}
 	item, err := q.c.store.Resources.Get(ctx, id.Key())
 	if errors.Is(err, access.ErrNotFound) {
@@ -47,7 +46,7 @@ func (c *ControlPlane) getResource(ctx context.Context, q *request) (reply, erro
 
 // listResources lists one type, in a group or in the whole subscription.
 func (c *ControlPlane) listResources(ctx context.Context, q *request) (reply, error) {
-	if isReserved(q.path.Namespace()) {
+	if isReserved(q.vars["type"]) {
 		return reply{}, arm.NoRoute(q.path)
 	}
 	return c.resourcesOf(ctx, q, func(r access.Resource) bool {
@@ -112,9 +111,6 @@ type resourceBody struct {
 // the source of a binding. Asking for a system-assigned identity gives it one,
 // whose object id is new with each creation of the resource.
 func (c *ControlPlane) putResource(ctx context.Context, q *request) (reply, error) {
-	if isReserved(q.path.Namespace()) {
-		return reply{}, arm.NoRoute(q.path)
-	}
 	id, err := q.resourceID()
 	if err != nil {
 		return reply{}, err
@@ -202,7 +198,8 @@ func (c *ControlPlane) planResource(ctx context.Context, q *request, id access.R
 }
 
 // deleteResource removes a resource and with it its identity. Bindings that
-// name it stay, and admit nobody: their pinned object id is gone for good.
+// name it stay, and admit nobody: the gateway holds their pinned object id
+// against the directory, so tokens that are out already are refused too.
 func (c *ControlPlane) deleteResource(ctx context.Context, q *request) (reply, error) {
 	status := http.StatusOK
 	err := retry(ctx, func() error {

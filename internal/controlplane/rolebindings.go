@@ -76,7 +76,7 @@ func (q *request) readConsent() (consent, error) {
 	}
 	source, err := access.ParseResourceID(p.SourceResourceID)
 	if err != nil {
-		return consent{}, arm.InvalidParameter("properties.sourceResourceId", "%s.", strings.TrimSuffix(err.Error(), ": "+access.ErrInvalid.Error()))
+		return consent{}, arm.InvalidParameter("properties.sourceResourceId", "%s.", access.Message(err))
 	}
 	for _, role := range p.Roles {
 		for i := range len(role) {
@@ -315,7 +315,7 @@ func (c *ControlPlane) getBindingStatus(ctx context.Context, q *request) (reply,
 		s.State, s.WaitingFor = stateFailed, fmt.Sprintf("an agent to report generation %d in force", b.Generation)
 	case b.Applied.Generation == b.Generation && b.Applied.Message == "":
 		s.State = stateInForce
-	case !agent.connected():
+	case !agent.reconciler.connected():
 		s.State, s.WaitingFor = stateNotConnected, "an agent to connect"
 	default:
 		s.State, s.WaitingFor = stateWaiting, fmt.Sprintf("the agent to report generation %d in force", b.Generation)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
@@ -95,10 +96,36 @@ func (c *ControlPlane) putSubscription(ctx context.Context, q *request) (reply, 
 	} else {
 		change = c.store.Subscriptions.Updating(q.subscription, want)
 	}
+	if err := q.allow(ownersChanged(q.subscription.Value.Owners, want.Owners)); err != nil {
+		return reply{}, err
+	}
 	if _, err := q.commit(ctx, change); err != nil {
 		return reply{}, err
 	}
 	return reply{status: status, body: arm.NewSubscription(want)}, nil
+}
+
+// ownersChanged is the audit log's detail of who was added to a subscription's
+// owners and who removed, nil for nobody.
+func ownersChanged(old, want []access.Owner) any {
+	without := func(all, some []access.Owner) []access.Owner {
+		return slices.DeleteFunc(slices.Clone(all), func(o access.Owner) bool {
+			return slices.ContainsFunc(some, func(p access.Owner) bool {
+				return strings.EqualFold(o.TenantID, p.TenantID) && strings.EqualFold(o.ObjectID, p.ObjectID)
+			})
+		})
+	}
+	detail := map[string]any{}
+	if added := without(want, old); len(added) > 0 {
+		detail["ownersAdded"] = added
+	}
+	if removed := without(old, want); len(removed) > 0 {
+		detail["ownersRemoved"] = removed
+	}
+	if len(detail) == 0 {
+		return nil
+	}
+	return detail
 }
 
 func wantSubscription(q *request, body subscriptionBody) (access.Subscription, error) {
@@ -117,10 +144,10 @@ func wantSubscription(q *request, body subscriptionBody) (access.Subscription, e
 		return want, arm.InvalidParameter("properties.tenantId", "'%s' cannot replace '%s': a subscription stays in its tenant.", p.TenantID, want.TenantID)
 	}
 	if !access.IsGUID(want.TenantID) {
-		return want, arm.InvalidParameter("properties.tenantId", "'%s' is not a GUID.", clip(want.TenantID, 100))
+		return want, arm.InvalidParameter("properties.tenantId", "'%s' is not a GUID.", access.Clip(want.TenantID, 100))
 	}
 	if p.DisplayName != "" {
-		want.DisplayName = clip(p.DisplayName, 256)
+		want.DisplayName = access.Clip(p.DisplayName, 256)
 	}
 	if p.Owners == nil && want.Owners != nil {
 		return want, nil
@@ -128,7 +155,7 @@ func wantSubscription(q *request, body subscriptionBody) (access.Subscription, e
 	want.Owners = nil
 	for _, o := range p.Owners {
 		if !access.IsGUID(o.TenantID) || !access.IsGUID(o.ObjectID) {
-			return want, arm.InvalidParameter("properties.owners", "tenantId '%s' and objectId '%s' must both be GUIDs.", clip(o.TenantID, 100), clip(o.ObjectID, 100))
+			return want, arm.InvalidParameter("properties.owners", "tenantId '%s' and objectId '%s' must both be GUIDs.", access.Clip(o.TenantID, 100), access.Clip(o.ObjectID, 100))
 		}
 		want.Owners = append(want.Owners, o)
 	}

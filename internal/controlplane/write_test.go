@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -153,6 +154,75 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// TestAuditOwners: who became an owner, and who is none any more, is recorded.
+func TestAuditOwners(t *testing.T) {
+	f := newFixture(t, nil)
+	const other = `{"tenantId":"` + tenantID + `","objectId":"00000000-0000-0000-0000-0000000000DD"}`
+	self := `{"tenantId":"` + tenantID + `","objectId":"` + callers()["owner"].ObjectID + `"}`
+	for _, c := range []struct{ body, want string }{
+		{`{"properties":{"displayName":"New"}}`, `null`},
+		{`{"properties":{"owners":[` + other + `]}}`, `{"ownersAdded":[` + other + `]}`},
+		{`{"properties":{"owners":[` + self + "," + strings.Replace(other, "DD", "dd", 1) + `]}}`, `null`},
+		{`{"properties":{"owners":[` + self + `]}}`, `{"ownersRemoved":[` + strings.Replace(other, "DD", "dd", 1) + `]}`},
+	} {
+		f.want(200, "PUT", sub+version, c.body)
+		records := f.auditOf(func(audit.Record) bool { return true })
+		detail, err := json.Marshal(records[len(records)-1].Detail)
+		must(t, err)
+		if string(detail) != c.want {
+			t.Errorf("%s: detail %s, want %s", c.body, detail, c.want)
+		}
+	}
+}
+
+// TestLongMethod: HTTP sets no bound on a method's length, our lines do.
+func TestLongMethod(t *testing.T) {
+	f := newFixture(t, nil)
+	f.do("owner", strings.Repeat("M", 5000), binding+version, "")
+	r := httptest.NewRequestWithContext(t.Context(), strings.Repeat("M", 5000), "/v1/report", nil)
+	f.cp.FeedHandler().ServeHTTP(httptest.NewRecorder(), r)
+	records := f.auditOf(func(audit.Record) bool { return true })
+	if len(records) != 1 {
+		t.Fatalf("%d records, want 1", len(records))
+	}
+	for _, text := range []string{records[0].Method, records[0].Action, records[0].Reason, f.log.String()} {
+		if strings.Contains(text, strings.Repeat("M", 21)) {
+			t.Errorf("not cut: %s", text)
+		}
+	}
+}
+
+// TestUnauthenticated: ARM's five codes, and what is told.
+func TestUnauthenticated(t *testing.T) {
+	f := newFixture(t, nil)
+	for _, c := range []struct {
+		authorization []string
+		code, message string
+	}{
+		{nil, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing."},
+		{[]string{"Bearer owner", "Bearer owner"}, "AuthenticationFailed", "2 'Authorization' headers"},
+		{[]string{"Basic b3duZXI6"}, "AuthenticationFailed", "must be 'Bearer' and a token"},
+		{[]string{"Bearer "}, "AuthenticationFailed", "must be 'Bearer' and a token"},
+		{[]string{"Bearer expired"}, "ExpiredAuthenticationToken", "expired at noon"},
+		{[]string{"Bearer forged"}, "InvalidAuthenticationToken", "The access token is invalid."},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", sub+version, nil)
+		r.Header["Authorization"] = c.authorization
+		w := httptest.NewRecorder()
+		f.cp.ServeHTTP(w, r)
+		var body map[string]any
+		must(t, json.Unmarshal(w.Body.Bytes(), &body))
+		message, _ := at(body, "error.message").(string)
+		if w.Code != 401 || at(body, "error.code") != c.code || !strings.Contains(message, c.message) ||
+			!strings.HasPrefix(w.Header().Get("WWW-Authenticate"), `Bearer authorization_uri="https://login.windows.net/`+tenantID+`"`) {
+			t.Errorf("%q: %d %s %v", c.authorization, w.Code, w.Body, w.Header())
+		}
+	}
+	if !strings.Contains(f.log.String(), "unknown token") {
+		t.Error("why a token was refused is not in the log")
+	}
+}
+
 // TestSettled: a delete ends when the gateway has seen it, even if that takes
 // longer than the request.
 func TestSettled(t *testing.T) {
@@ -213,7 +283,7 @@ func TestNew(t *testing.T) {
 			Authenticate: func(context.Context, string) (access.Principal, error) {
 				return access.Principal{}, access.ErrUnauthenticated
 			},
-			Peer:  func(*http.Request) (string, int64, string, error) { return "", 0, "", access.ErrUnauthenticated },
+			Peer:  func(*http.Request) (controlplane.Peer, error) { return controlplane.Peer{}, access.ErrUnauthenticated },
 			Audit: func(audit.Record) error { return nil },
 		}
 	}
