@@ -18,7 +18,7 @@
 //     second look is seen by it; one that arrives after finds the request
 //     registered and cuts it through [Config.Revoked] (checklist, item 26).
 //
-// When several bindings of a cluster name the same source, the oldest one
-// speaks for it: Kubernetes knows each binding as a user of its own, and one
-// request can be one user only.
+// When several bindings of a cluster name the same source, the oldest that is
+// in force speaks for it: Kubernetes knows each binding as a user of its own,
+// and one request can be one user only.
 package authorize

@@ -18,12 +18,13 @@ type Config struct {
 	// before it refuses. Default 5 s.
 	MaxAge time.Duration
 	// Revoked is called when requests of a binding must end: it was deleted,
-	// re-created, or narrowed and the cluster has applied it. It must not
-	// block and must not call the index.
+	// re-created, or narrowed and the cluster has lost the role, or its source
+	// was deleted. It is called without a lock held, in the order of updates,
+	// and before [Index.WaitFor] returns for them.
 	Revoked func(bindingUID, cause string)
 	// ClusterGone is called with the uid of a cluster that is no longer
 	// registered, or whose enrolment rose to generation; agents below it must
-	// go. It must not block.
+	// go. It is called as Revoked is.
 	ClusterGone func(clusterUID string, generation int64)
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
@@ -38,16 +39,24 @@ type Index struct {
 	generations map[string]int64          // of the enrolment, by cluster uid
 	bindings    map[string]entry          // by binding key
 	bySource    map[sourceKey][]string    // binding keys, oldest first
-	heard       struct{ clusters, bindings time.Time }
+	identities  map[string]string         // object id of each resource's identity, by resource key
+	heard       struct{ clusters, bindings, resources time.Time }
 	revision    int64         // of the bindings
 	advanced    chan struct{} // closed and replaced when the revision advances
+	loaded      chan struct{} // closed when every kind has been heard once
 }
 
 type entry struct {
 	access.RoleBinding
-	// inForce are the roles last known to be applied. A later generation that
-	// lacks one of them has narrowed the grant.
-	inForce []string
+	// usable are the roles that live requests may be using: those of the
+	// generation last known to have retired the others, and those of every
+	// generation since, which the cluster may have applied in part. A
+	// generation that lacks one of them has narrowed the grant once it has
+	// retired them, also when it never comes into force.
+	usable []string
+	// unknown is set when the index first saw the binding between two
+	// generations, and so cannot say which roles the earlier one gave.
+	unknown bool
 }
 
 type sourceKey struct{ cluster, source string }
@@ -71,6 +80,8 @@ func NewIndex(cfg Config) *Index {
 		generations: map[string]int64{},
 		bindings:    map[string]entry{},
 		bySource:    map[sourceKey][]string{},
+		identities:  map[string]string{},
+		loaded:      make(chan struct{}),
 		advanced:    make(chan struct{}),
 	}
 }
@@ -95,7 +106,7 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Gra
 	if p.Resource.IsZero() {
 		return access.Grant{}, fmt.Errorf("the token names no source resource: %w", access.ErrUnauthenticated)
 	}
-	replaced := ""
+	replaced, waiting := "", ""
 	for _, key := range x.bySource[sourceKey{cluster.Key(), p.Resource.Key()}] {
 		b := x.bindings[key]
 		if b.State == access.Deleting {
@@ -105,7 +116,18 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Gra
 			replaced = b.Name()
 			continue
 		}
+		// A deleted source's last token would be good for another day.
+		if b.SourceOID != "" && !strings.EqualFold(b.SourceOID, x.identities[b.Source.Key()]) {
+			return access.Grant{}, fmt.Errorf("the source %s of binding %q was deleted: %w", b.Source, b.Name(), access.ErrForbidden)
+		}
+		if b.Applied.Generation == 0 {
+			waiting = b.Name()
+			continue
+		}
 		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source}, nil
+	}
+	if waiting != "" {
+		return access.Grant{}, fmt.Errorf("binding %q is consented to, but the agent of cluster %s has not put it in force yet: %w", waiting, c.ID.Name(), access.ErrUnavailable)
 	}
 	if replaced != "" {
 		return access.Grant{}, fmt.Errorf("binding %q was given to an earlier identity of %s, not to object id %s; its owner must consent again: %w", replaced, p.Resource, p.ObjectID, access.ErrForbidden)
@@ -121,6 +143,9 @@ func (x *Index) Holds(g access.Grant) error {
 	if err := x.freshLocked(); err != nil {
 		return err
 	}
+	if c, ok := x.clusters[g.Cluster.Key()]; !ok || c.UID != g.ClusterUID {
+		return fmt.Errorf("cluster %s is no longer registered as it was: %w", g.Cluster.Name(), access.ErrForbidden)
+	}
 	key := g.Cluster.Key() + "/trustedaccessrolebindings/" + strings.ToLower(g.Binding)
 	b, ok := x.bindings[key]
 	if !ok || b.UID != g.BindingUID || b.State == access.Deleting {
@@ -130,17 +155,31 @@ func (x *Index) Holds(g access.Grant) error {
 }
 
 func (x *Index) freshLocked() error {
-	oldest := x.heard.clusters
-	if x.heard.bindings.Before(oldest) {
-		oldest = x.heard.bindings
-	}
-	if oldest.IsZero() {
+	if !x.isLoaded() {
 		return fmt.Errorf("the index of bindings is not loaded yet: %w", access.ErrUnavailable)
+	}
+	oldest := x.heard.clusters
+	for _, heard := range []time.Time{x.heard.bindings, x.heard.resources} {
+		if heard.Before(oldest) {
+			oldest = heard
+		}
 	}
 	if age := x.cfg.Now().Sub(oldest); age > x.cfg.MaxAge {
 		return fmt.Errorf("the index of bindings was last proven current %s ago, more than %s: %w", age.Round(time.Millisecond), x.cfg.MaxAge, access.ErrUnavailable)
 	}
 	return nil
+}
+
+// Loaded is closed when the index has its first whole state.
+func (x *Index) Loaded() <-chan struct{} { return x.loaded }
+
+func (x *Index) isLoaded() bool {
+	select {
+	case <-x.loaded:
+		return true
+	default:
+		return false
+	}
 }
 
 // Fresh reports whether the index can answer now.
@@ -182,77 +221,160 @@ type Update[T any] struct {
 
 // UpdateClusters takes an update of the store's clusters.
 func (x *Index) UpdateClusters(u Update[access.Cluster]) {
-	changed, deleted := u.Changed, u.Deleted
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if u.Reset {
-		deleted = append(deleted, missing(x.clusters, changed, func(c access.Cluster) string { return c.ID.Key() })...)
+	gone := x.applyClusters(u)
+	for _, g := range gone {
+		x.cfg.ClusterGone(g.uid, g.generation)
 	}
-	for _, c := range changed {
-		key := c.ID.Key()
-		if old, ok := x.clusters[key]; ok {
-			switch {
-			case old.UID != c.UID:
-				delete(x.generations, old.UID)
-				x.cfg.ClusterGone(old.UID, maxGeneration)
-			case old.Generation < c.Generation:
-				x.cfg.ClusterGone(c.UID, c.Generation)
-			}
-		}
-		x.clusters[key] = c
-		x.generations[c.UID] = c.Generation
-	}
-	for _, key := range deleted {
-		if old, ok := x.clusters[key]; ok {
-			delete(x.clusters, key)
-			delete(x.generations, old.UID)
-			x.cfg.ClusterGone(old.UID, maxGeneration)
-		}
-	}
-	x.heard.clusters = u.AsOf
+	x.hear(func() { x.heard.clusters = u.AsOf })
+}
+
+// clusterGone says whose agents must go.
+type clusterGone struct {
+	uid        string
+	generation int64
 }
 
 // maxGeneration is above every generation: all agents of the cluster must go.
 const maxGeneration = int64(^uint64(0) >> 1)
 
-// UpdateBindings takes an update of the store's bindings.
-func (x *Index) UpdateBindings(u Update[access.RoleBinding]) {
-	changed, deleted := u.Changed, u.Deleted
+func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	deleted := u.Deleted
 	if u.Reset {
-		deleted = append(deleted, missing(x.bindings, changed, func(b access.RoleBinding) string { return b.ID.Key() })...)
+		deleted = append(deleted, missing(x.clusters, u.Changed, func(c access.Cluster) string { return c.ID.Key() })...)
+	}
+	for _, key := range deleted {
+		if old, ok := x.clusters[key]; ok {
+			delete(x.clusters, key)
+			delete(x.generations, old.UID)
+			gone = append(gone, clusterGone{old.UID, maxGeneration})
+		}
+	}
+	for _, c := range u.Changed {
+		key := c.ID.Key()
+		if old, ok := x.clusters[key]; ok {
+			switch {
+			case old.UID != c.UID:
+				delete(x.generations, old.UID)
+				gone = append(gone, clusterGone{old.UID, maxGeneration})
+			case old.Generation < c.Generation:
+				gone = append(gone, clusterGone{c.UID, c.Generation})
+			}
+		}
+		x.clusters[key] = c
+		x.generations[c.UID] = c.Generation
+	}
+	return gone
+}
+
+// UpdateResources takes an update of the store's resources: the sources whose
+// identities this server vouches for.
+func (x *Index) UpdateResources(u Update[access.Resource]) {
+	revoked := x.applyResources(u)
+	for _, uid := range revoked {
+		x.cfg.Revoked(uid, "its source was deleted")
+	}
+	x.hear(func() { x.heard.resources = u.AsOf })
+}
+
+func (x *Index) applyResources(u Update[access.Resource]) (revoked []string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	deleted := u.Deleted
+	if u.Reset {
+		deleted = append(deleted, missing(x.identities, u.Changed, func(r access.Resource) string { return r.ID.Key() })...)
+	}
+	lost := map[string]bool{} // resource keys whose identity is another now
+	for _, key := range deleted {
+		lost[key] = true
+		delete(x.identities, key)
+	}
+	for _, r := range u.Changed {
+		key, oid := r.ID.Key(), ""
+		if r.Identity != nil {
+			oid = r.Identity.ObjectID
+		}
+		if x.identities[key] != oid {
+			lost[key] = true
+			x.identities[key] = oid
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	for _, b := range x.bindings {
+		key := b.Source.Key()
+		if lost[key] && b.SourceOID != "" && !strings.EqualFold(b.SourceOID, x.identities[key]) {
+			revoked = append(revoked, b.UID)
+		}
+	}
+	return revoked
+}
+
+// UpdateBindings takes an update of the store's bindings.
+func (x *Index) UpdateBindings(u Update[access.RoleBinding]) {
+	for _, r := range x.applyBindings(u) {
+		x.cfg.Revoked(r.uid, r.cause)
+	}
+	x.hear(func() {
+		x.heard.bindings = u.AsOf
+		if u.Revision > x.revision {
+			x.revision = u.Revision
+			close(x.advanced)
+			x.advanced = make(chan struct{})
+		}
+	})
+}
+
+// hear notes, under the lock, that one kind was heard of.
+func (x *Index) hear(note func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	note()
+	if !x.isLoaded() && !x.heard.clusters.IsZero() && !x.heard.bindings.IsZero() && !x.heard.resources.IsZero() {
+		close(x.loaded)
+	}
+}
+
+// revocation says whose requests must end, and why.
+type revocation struct{ uid, cause string }
+
+func (x *Index) applyBindings(u Update[access.RoleBinding]) (revoked []revocation) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	deleted := u.Deleted
+	if u.Reset {
+		deleted = append(deleted, missing(x.bindings, u.Changed, func(b access.RoleBinding) string { return b.ID.Key() })...)
 	}
 	for _, key := range deleted {
 		if old, ok := x.bindings[key]; ok {
 			x.removeLocked(key)
-			x.cfg.Revoked(old.UID, "binding deleted")
+			revoked = append(revoked, revocation{old.UID, "binding deleted"})
 		}
 	}
-	for _, b := range changed {
-		x.putLocked(b)
+	for _, b := range u.Changed {
+		if r := x.putLocked(b); r.uid != "" {
+			revoked = append(revoked, r)
+		}
 	}
-	x.heard.bindings = u.AsOf
-	if u.Revision > x.revision {
-		x.revision = u.Revision
-		close(x.advanced)
-		x.advanced = make(chan struct{})
-	}
+	return revoked
 }
 
-func (x *Index) putLocked(b access.RoleBinding) {
+// putLocked enters a binding and returns whose requests must end for it.
+func (x *Index) putLocked(b access.RoleBinding) revocation {
 	key := b.ID.Key()
-	next := entry{RoleBinding: b}
 	old, known := x.bindings[key]
+	next := entry{RoleBinding: b, unknown: b.Applied.Retired != 0}
 	if known && old.UID == b.UID {
-		next.inForce = old.inForce
+		next.usable, next.unknown = old.usable, old.unknown
 	}
-	inForceNow := b.Applied.Generation == b.Generation
-	narrowed := inForceNow && slices.ContainsFunc(next.inForce, func(role string) bool {
-		return !slices.ContainsFunc(b.Roles, func(r string) bool { return strings.EqualFold(r, role) })
-	})
-	if inForceNow {
-		next.inForce = b.Roles
+	narrowed := false
+	if b.Applied.Retired == b.Generation {
+		narrowed = known && next.unknown || len(lacking(b.Roles, next.usable)) > 0
+		next.usable, next.unknown = b.Roles, false
+	} else {
+		next.usable = slices.Concat(next.usable, lacking(next.usable, b.Roles))
 	}
 	if known {
 		x.removeLocked(key)
@@ -265,12 +387,24 @@ func (x *Index) putLocked(b access.RoleBinding) {
 	})
 	switch {
 	case known && old.UID != b.UID:
-		x.cfg.Revoked(old.UID, "binding deleted")
+		return revocation{old.UID, "binding deleted"}
 	case b.State == access.Deleting:
-		x.cfg.Revoked(b.UID, "binding deleted")
+		return revocation{b.UID, "binding deleted"}
 	case narrowed:
-		x.cfg.Revoked(b.UID, "a role was removed from the binding")
+		return revocation{b.UID, "a role was removed from the binding"}
 	}
+	return revocation{}
+}
+
+// lacking returns the roles of want that are not among have.
+func lacking(have, want []string) []string {
+	var out []string
+	for _, role := range want {
+		if !slices.ContainsFunc(have, func(r string) bool { return strings.EqualFold(r, role) }) {
+			out = append(out, role)
+		}
+	}
+	return out
 }
 
 func (x *Index) removeLocked(key string) {
@@ -299,12 +433,14 @@ func missing[T, U any](have map[string]T, now []U, key func(U) string) []string 
 }
 
 // Agent reports whether an agent's certificate of that cluster uid and
-// generation is still good. It answers from memory, so a handshake can ask.
+// generation is still good. It answers from memory, so a handshake can ask,
+// and from an index that may be stale: a refused handshake would cost an agent
+// its certificate, and what a stale index admits is shut out by Grant.
 func (x *Index) Agent(clusterUID string, generation int64) error {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if err := x.freshLocked(); err != nil {
-		return err
+	if !x.isLoaded() {
+		return fmt.Errorf("the index of clusters is not loaded yet: %w", access.ErrUnavailable)
 	}
 	current, ok := x.generations[clusterUID]
 	switch {
