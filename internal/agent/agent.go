@@ -53,7 +53,7 @@ type Config struct {
 	// Prefix begins the names of objects, users and groups in the cluster;
 	// default "aks:trustedaccess".
 	Prefix string
-	Logger *slog.Logger
+	Logger *slog.Logger // nil discards
 }
 
 // Names of the files in an account directory.
@@ -76,6 +76,9 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		cfg.APIServer = "https://" + net.JoinHostPort(host, port)
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = impersonate.DefaultPrefix
 	}
@@ -84,6 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 		ClusterID: cfg.Cluster,
 		CAHash:    cfg.CAHash,
 		Proxy:     http.ProxyFromEnvironment,
+		Log:       cfg.Logger,
 	}}
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.ReconcilerAccount != "" {
@@ -241,7 +245,8 @@ func (a *agent) join(ctx context.Context, acc account, kube kubernetes.Interface
 		}
 		token, err := enroll.ParseJoinToken(strings.TrimSpace(string(text)))
 		if err != nil {
-			return err
+			// It will not get better; but a mended file will.
+			return fmt.Errorf("%s: %w", a.cfg.JoinTokenFile, err)
 		}
 		issuer, keys, err := issuerKeys(ctx, kube)
 		if err != nil {
@@ -320,7 +325,7 @@ func (a *agent) sendReports(ctx context.Context, creds *enroll.Credentials, repo
 			return err
 		}
 		err = retry(ctx, a.cfg.Logger, "report", func(ctx context.Context) error {
-			if newer, ok := reports.peek(); ok {
+			if newer, ok := reports.poll(); ok {
 				report = newer
 			}
 			return feed.Report(ctx, report)

@@ -26,9 +26,15 @@ type known struct {
 }
 
 type binding struct {
-	name    string
-	source  access.ResourceID
-	inForce []string // roles last reported in force
+	name   string
+	source access.ResourceID
+	// usable are the roles that live requests may be using: those of the
+	// generation last reported to have retired the others, and those of every
+	// generation since, which may have been applied in part.
+	usable []string
+	// unknown is set when the binding was first seen between two generations,
+	// and the roles of the earlier one are not known here.
+	unknown bool
 }
 
 func newKnown(live *tunnel.Live, now func() time.Time) *known {
@@ -36,22 +42,28 @@ func newKnown(live *tunnel.Live, now func() time.Time) *known {
 }
 
 // update takes the whole desired state and cuts the requests of bindings that
-// are gone, or that were narrowed once the cluster has applied it.
+// are gone, or that were narrowed once the cluster has lost the role.
 func (k *known) update(d access.Desired) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next := make(map[string]binding, len(d.Bindings))
 	for _, b := range d.Bindings {
-		entry := binding{name: b.Name, source: b.Source, inForce: k.bindings[b.UID].inForce}
-		if b.Applied == b.Generation {
-			roles := make([]string, len(b.Roles))
-			for i, r := range b.Roles {
-				roles[i] = strings.ToLower(r.QualifiedName())
-			}
-			if slices.ContainsFunc(entry.inForce, func(r string) bool { return !slices.Contains(roles, r) }) {
+		old, seen := k.bindings[b.UID]
+		entry := binding{name: b.Name, source: b.Source, usable: old.usable, unknown: old.unknown || !seen && b.Retired != 0}
+		roles := make([]string, len(b.Roles))
+		for i, r := range b.Roles {
+			roles[i] = strings.ToLower(r.QualifiedName())
+		}
+		if b.Retired == b.Generation {
+			removed := slices.ContainsFunc(entry.usable, func(r string) bool { return !slices.Contains(roles, r) })
+			if removed || seen && entry.unknown {
 				k.live.Cut(b.UID, fmt.Errorf("a role was removed from binding %q: %w", b.Name, access.ErrForbidden))
 			}
-			entry.inForce = roles
+			entry.usable, entry.unknown = roles, false
+		} else {
+			entry.usable = slices.Concat(entry.usable, roles)
+			slices.Sort(entry.usable)
+			entry.usable = slices.Compact(entry.usable)
 		}
 		next[b.UID] = entry
 	}

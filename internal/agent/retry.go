@@ -69,7 +69,7 @@ func (m *mailbox[T]) take(ctx context.Context) (T, error) {
 	for {
 		select {
 		case <-m.full:
-			if v, ok := m.peek(); ok {
+			if v, ok := m.poll(); ok {
 				return v, nil
 			}
 		case <-ctx.Done():
@@ -79,8 +79,8 @@ func (m *mailbox[T]) take(ctx context.Context) (T, error) {
 	}
 }
 
-// peek takes a value if there is one.
-func (m *mailbox[T]) peek() (v T, ok bool) {
+// poll takes a value if there is one.
+func (m *mailbox[T]) poll() (v T, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.value == nil {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
 // Names of the extra keys that carry the binding's uid and the source's
@@ -32,10 +32,8 @@ func withIdentity(ctx context.Context, id identity) context.Context {
 
 // set replaces every trace of an identity in h by this one.
 func (id identity) set(h http.Header, token string) {
-	for name := range h {
-		if strings.HasPrefix(strings.ToLower(name), "impersonate") {
-			delete(h, name)
-		}
+	for name := tunnel.SpoofsIdentity(h); name != ""; name = tunnel.SpoofsIdentity(h) {
+		delete(h, name)
 	}
 	h.Set("Authorization", "Bearer "+token)
 	h.Set("Impersonate-User", id.user)
@@ -62,7 +60,15 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return t.next.RoundTrip(out)
+	resp, err := t.next.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	// A copy, because net/http fills the trailers of the original when the body
+	// has ended, and trailers pass no allow-list.
+	answer := *resp
+	answer.Trailer = nil
+	return &answer, nil
 }
 
 // identify returns a copy of r that carries the identity in its context and

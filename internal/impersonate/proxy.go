@@ -71,13 +71,12 @@ func New(cfg Config) (*Proxy, error) {
 		ResponseHeaderTimeout: 0,    // a watch may take its time; the client's deadline travels
 	}
 	p.reverse = &httputil.ReverseProxy{
-		Rewrite:       p.rewrite,
-		Transport:     roundTripper{next: p.plain, token: cfg.Token},
-		FlushInterval: -1,
-		ErrorLog:      slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		Rewrite:    p.rewrite,
+		Transport:  roundTripper{next: p.plain, token: cfg.Token},
+		BufferPool: tunnel.NewBufferPool(),
+		ErrorLog:   slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		ModifyResponse: func(resp *http.Response) error {
 			p.headers.Response(resp.Header, false)
-			resp.Trailer = nil
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -177,10 +176,8 @@ func (p *Proxy) upgrade(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 	case status == 0:
 		p.failed(w, r, err)
-	case status != http.StatusOK:
-		panic(http.ErrAbortHandler) // an answer cut short must not look whole
 	default:
-		p.cfg.Logger.Debug("upgraded stream ended", "error", err)
+		panic(http.ErrAbortHandler) // an answer cut short must not look whole
 	}
 }
 
