@@ -5,7 +5,8 @@
 // token; authenticate; look the grant up; write the audit record "decision";
 // register the request as live under its binding; look at the binding once
 // more; forward. Every refusal comes before a byte is forwarded, and forward
-// takes an access.Grant, so nobody forwards without having asked.
+// takes what admit returns, which holds the grant, so nobody forwards without
+// having asked.
 //
 // The gateway decides who, and whether the owner consented. What may be done
 // is decided by Kubernetes RBAC in the cluster, so verbs and resources are not

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strings"
-	"sync"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -21,7 +19,8 @@ var errLost = errors.New("the connection to the cluster's agent was lost during 
 
 // forward sends an admitted request through the tunnel and copies the answer
 // back. Nothing in it can refuse.
-func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, adm admission, requestID string) {
+func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID string) {
+	adm.to = checked{next: adm.to, check: func(resp *http.Response) error { return g.checkResponse(resp, adm) }}
 	rewrite := func(out *http.Request) {
 		out.URL = &url.URL{Scheme: "http", Host: "cluster", RawQuery: adm.query}
 		// The bytes that were authorised, not a cleaned copy of them.
@@ -40,11 +39,9 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, adm admission,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			rewrite(p.Out)
 		},
-		Transport:      adm.to,
-		FlushInterval:  -1, // watch events must not wait
-		BufferPool:     &g.buffers,
-		ErrorLog:       g.debug,
-		ModifyResponse: func(resp *http.Response) error { return g.checkResponse(resp, adm) },
+		Transport:  adm.to,
+		BufferPool: g.buffers,
+		ErrorLog:   g.debug,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
 		},
@@ -53,19 +50,20 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, adm admission,
 }
 
 // forwardUpgrade passes an exec, attach or port-forward through.
-func (g *Gateway) forwardUpgrade(w http.ResponseWriter, r *http.Request, adm admission, requestID string, rewrite func(*http.Request)) {
+func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, requestID string, rewrite func(*http.Request)) {
 	out := r.Clone(r.Context())
 	rewrite(out)
 	out.RequestURI = ""
-	answer, _ := w.(*recorder)
-	status, up, down, err := tunnel.ServeUpgrade(w, out, adm.to, func(h http.Header) { g.headers.Response(h, true) })
+	status, up, down, err := tunnel.ServeUpgrade(w, out, adm.to, func(h http.Header) {
+		g.headers.Response(h, true)
+		h.Set("X-Content-Type-Options", "nosniff")
+	})
 	if status == 0 {
+		w.Header().Set("Connection", "close") // what came behind the request is not read (item 7)
 		g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
 		return
 	}
-	if answer != nil {
-		answer.status, answer.bytes = status, up+down
-	}
+	w.status, w.bytes = status, up+down
 	if err != nil && status != http.StatusSwitchingProtocols {
 		panic(http.ErrAbortHandler) // an answer cut short must not look whole
 	}
@@ -80,7 +78,7 @@ func (g *Gateway) forwardFailed(w http.ResponseWriter, ctx context.Context, r re
 	}
 	var refused *tunnel.RefusedError
 	switch {
-	case errors.As(err, &refused), errors.Is(err, access.ErrForbidden), errors.Is(err, errBadAnswer):
+	case errors.As(err, &refused), errors.Is(err, access.ErrForbidden), errors.Is(err, errBadAnswer), errors.Is(err, tunnel.ErrNotSent):
 	case ctx.Err() != nil:
 		err = errLost // the client is gone; nobody reads this
 	default:
@@ -94,34 +92,81 @@ func (g *Gateway) forwardFailed(w http.ResponseWriter, ctx context.Context, r re
 // errBadAnswer marks an answer of the cluster that must not reach a client.
 var errBadAnswer = errors.New("the cluster's answer was refused")
 
+// checked is the way to a cluster's agent whose every answer is checked, to
+// plain requests and to upgrades alike.
+type checked struct {
+	next  http.RoundTripper
+	check func(*http.Response) error
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (c checked) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	// A copy, because net/http fills the trailers of the original when the body
+	// has ended, and trailers pass no allow-list.
+	answer := *resp
+	answer.Trailer = nil
+	if err := c.check(&answer); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return &answer, nil
+}
+
 // checkResponse cuts a cluster's answer down to what a client may see.
 func (g *Gateway) checkResponse(resp *http.Response, adm admission) error {
 	if err := tunnel.Refused(resp.Header); err != nil {
 		return err
 	}
+	if adm.upgrade && resp.StatusCode == http.StatusOK && resp.Header.Get(tunnel.HeaderUpgraded) != "" {
+		return nil // an accepted upgrade; tunnel.ServeUpgrade has its headers filtered
+	}
 	g.headers.Response(resp.Header, false)
-	resp.Trailer = nil
-	if location := resp.Header.Get("Location"); location != "" {
-		u, err := url.Parse(location)
-		if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(location, "/") || strings.HasPrefix(location, `/\`) {
-			return fmt.Errorf("%w: it redirects to another host", errBadAnswer)
+	if locations := resp.Header["Location"]; len(locations) > 0 {
+		if len(locations) > 1 || !insideCluster(locations[0]) {
+			return fmt.Errorf("%w: it redirects to another host or out of the cluster", errBadAnswer)
 		}
-		resp.Header.Set("Location", PathPrefix+adm.cluster.String()+location)
+		resp.Header.Set("Location", PathPrefix+adm.cluster.String()+locations[0])
 	}
 	resp.Header.Set("X-Content-Type-Options", "nosniff")
-	if !plainType(resp.Header.Get("Content-Type")) && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
+	types := resp.Header["Content-Type"]
+	if (len(types) != 1 || !plainType(types[0])) && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
 		resp.Header.Set("Content-Type", "text/plain; charset=utf-8")
 	}
 	return nil
 }
 
+// insideCluster reports whether a redirect stays below the cluster's own
+// address. Dot segments would lead a client, with its token, to another
+// cluster's.
+func insideCluster(location string) bool {
+	u, err := url.Parse(location)
+	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(location, "/") {
+		return false
+	}
+	path := location[1:]
+	if end := strings.IndexAny(path, "?#"); end >= 0 {
+		path = path[:end]
+	}
+	return checkPath(path) == nil
+}
+
 // plainType reports whether no browser would run content of this type.
 func plainType(contentType string) bool {
-	for _, prefix := range []string{
-		"application/json", "application/yaml", "application/vnd.kubernetes.", "application/apply-patch+",
-		"application/com.github.proto-openapi.", "application/jwk-set+json", "application/octet-stream", "text/plain",
-	} {
-		if strings.HasPrefix(contentType, prefix) {
+	if strings.Contains(contentType, ",") {
+		return false // a browser takes the last of several types
+	}
+	name, _, _ := strings.Cut(contentType, ";")
+	name = strings.ToLower(strings.TrimSpace(name))
+	switch name {
+	case "application/json", "application/yaml", "application/jwk-set+json", "application/octet-stream", "text/plain":
+		return true
+	}
+	for _, family := range []string{"application/vnd.kubernetes.", "application/apply-patch+", "application/com.github.proto-openapi."} {
+		if strings.HasPrefix(name, family) {
 			return true
 		}
 	}
@@ -139,9 +184,13 @@ type recorder struct {
 // Unwrap serves [http.ResponseController].
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// WriteHeader notes the first final status.
+// WriteHeader notes the status. It drops a cluster's interim answers, such as
+// early hints, whose headers pass no allow-list.
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 && status >= 200 {
+	if status < http.StatusOK {
+		return
+	}
+	if r.status == 0 {
 		r.status = status
 	}
 	r.ResponseWriter.WriteHeader(status)
@@ -156,18 +205,3 @@ func (r *recorder) Write(p []byte) (int, error) {
 	r.bytes += int64(n)
 	return n, err
 }
-
-var _ io.Writer = (*recorder)(nil)
-
-// bufferPool recycles the copy buffers of [httputil.ReverseProxy].
-type bufferPool struct{ pool *sync.Pool }
-
-func newBufferPool() bufferPool {
-	return bufferPool{&sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
-}
-
-// Get implements [httputil.BufferPool].
-func (p *bufferPool) Get() []byte { return *p.pool.Get().(*[]byte) }
-
-// Put implements [httputil.BufferPool].
-func (p *bufferPool) Put(b []byte) { p.pool.Put(&b) }

@@ -43,8 +43,11 @@ type Config struct {
 type Gateway struct {
 	cfg     Config
 	headers *tunnel.AllowList
-	buffers bufferPool
+	buffers *tunnel.BufferPool
 	debug   *log.Logger // what net/http has to say of broken copies
+	// strangers bounds what callers without an identity can write into the
+	// audit log: a full disk would shut the door for everybody.
+	strangers budget
 }
 
 // New returns a gateway, or an error that names what is missing.
@@ -55,17 +58,19 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: newBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}, nil
+	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}, nil
 }
 
 // ServeHTTP admits a request and forwards it, in the order the package comment
 // gives.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := g.cfg.Now()
-	rec := audit.Record{ID: uuid.NewString(), Remote: r.RemoteAddr, Method: r.Method, Path: clip(r.URL.EscapedPath())}
+	rec := audit.Record{ID: uuid.NewString(), Remote: r.RemoteAddr, Method: access.Clip(r.Method, 20), Path: access.Clip(r.URL.EscapedPath(), 256)}
 	adm, err := g.admit(r, &rec)
-	if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {
-		err = recordErr // not recorded means refused
+	if err == nil || rec.ObjectID != "" || g.strangers.admit(start, &rec) {
+		if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {
+			err = recordErr // not recorded means refused
+		}
 	}
 	if err != nil {
 		refuse(w, refusal{rec.ID, adm.path, err})
@@ -108,7 +113,10 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 		return adm, err
 	}
 	adm.target = t
-	rec.Cluster, rec.Path = t.cluster.String(), clip(t.path)
+	if r.Method == http.MethodConnect {
+		return adm, fmt.Errorf("method CONNECT asks for another destination: %w", access.ErrInvalid)
+	}
+	rec.Cluster, rec.Path = t.cluster.String(), access.Clip(t.path, 1024)
 	token, err := authenticate.BearerToken(r.Header)
 	if err != nil {
 		return adm, err
@@ -119,20 +127,24 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	}
 	rec.TenantID, rec.ObjectID, rec.Source = principal.TenantID, principal.ObjectID, principal.Resource.String()
 	if name := tunnel.SpoofsIdentity(r.Header); name != "" {
-		return adm, fmt.Errorf("header %q: the identity in the cluster is set by the binding alone, nested impersonation is refused: %w", clip(name), access.ErrForbidden)
+		return adm, fmt.Errorf("header %q: the identity in the cluster is set by the binding alone, nested impersonation is refused: %w", access.Clip(name, 64), access.ErrForbidden)
 	}
 	proto, err := tunnel.UpgradeRequest(r)
 	if err != nil {
 		return adm, err
 	}
-	adm.upgrade = proto != ""
+	if adm.upgrade = proto != ""; adm.upgrade && !mayUpgrade(t.path) {
+		return adm, fmt.Errorf("only exec, attach, portforward and proxy of a pod, and proxy of a service, can be upgraded: %w", access.ErrInvalid)
+	}
 	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster)
 	if err != nil {
 		return adm, err
 	}
 	rec.Binding, rec.BindingUID = adm.grant.Binding, adm.grant.BindingUID
-	adm.to, err = g.cfg.To(adm.grant.ClusterUID)
-	return adm, err
+	if adm.to, err = g.cfg.To(adm.grant.ClusterUID); err != nil {
+		return adm, fmt.Errorf("no agent of cluster %s is connected: %w", t.cluster.Name(), access.ErrUnavailable)
+	}
+	return adm, nil
 }
 
 // record writes one audit record. Its error means the request must be refused.
@@ -159,13 +171,4 @@ func (g *Gateway) Revoke(bindingUID, cause string) {
 	if err := g.cfg.Audit(rec); err != nil {
 		g.cfg.Logger.Error("revocation not recorded", "binding", bindingUID, "error", err)
 	}
-}
-
-// clip bounds what a hostile client can write into the log.
-func clip(s string) string {
-	const most = 1024
-	if len(s) > most {
-		return s[:most]
-	}
-	return s
 }

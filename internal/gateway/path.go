@@ -34,7 +34,12 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 	if !strings.HasPrefix(requestURI, "/") {
 		return target{}, fmt.Errorf("the request's address must begin with /: %w", access.ErrInvalid)
 	}
-	raw := u.EscapedPath()
+	// Of a path with a character that must be escaped, EscapedPath is a cleaned
+	// copy, in which an encoded slash or dot is a plain one.
+	raw, _, _ := strings.Cut(requestURI, "?")
+	if raw != u.EscapedPath() {
+		return target{}, fmt.Errorf("the path has a character that must be percent-encoded: %w", access.ErrInvalid)
+	}
 	rest, ok := strings.CutPrefix(raw, PathPrefix+"/")
 	if !ok {
 		return target{}, fmt.Errorf("the address must begin with %s/subscriptions/: %w", PathPrefix, access.ErrNotFound)
@@ -83,4 +88,23 @@ func checkPath(path string) error {
 		}
 	}
 	return nil
+}
+
+// mayUpgrade reports whether the path is one of the subresources that speak
+// another protocol (checklist, item 9). nodes/proxy is not among them: an
+// upgraded GET of it is an exec through the kubelet, past RBAC for pods/exec.
+func mayUpgrade(path string) bool {
+	// /api/v1/namespaces/NS/{pods|services}/NAME/SUB[/...]
+	seg := strings.Split(path, "/")
+	if len(seg) < 8 || seg[1] != "api" || seg[2] != "v1" || seg[3] != "namespaces" {
+		return false
+	}
+	switch kind, sub := seg[5], seg[7]; kind {
+	case "pods":
+		return sub == "proxy" || len(seg) == 8 && (sub == "exec" || sub == "attach" || sub == "portforward")
+	case "services":
+		return sub == "proxy"
+	default:
+		return false
+	}
 }

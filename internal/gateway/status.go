@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/sallyport/sallyport/access"
 )
@@ -38,7 +37,7 @@ type refusal struct {
 // fixed text: its cause is for the log alone.
 func refuse(w http.ResponseWriter, r refusal) {
 	err := r.err
-	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: message(err)}
+	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: access.Message(err)}
 	switch {
 	case errors.Is(err, access.ErrInvalid):
 		s.Code, s.Reason = http.StatusBadRequest, "BadRequest"
@@ -77,14 +76,4 @@ func refuse(w http.ResponseWriter, r refusal) {
 	w.WriteHeader(s.Code)
 	// An error means that the client is gone; there is nobody else to tell.
 	_ = json.NewEncoder(w).Encode(s)
-}
-
-// message drops the kind's own word from the end of an error's text: the
-// status says it already.
-func message(err error) string {
-	text := err.Error()
-	for _, kind := range []error{access.ErrInvalid, access.ErrUnauthenticated, access.ErrForbidden, access.ErrNotFound, access.ErrConflict, access.ErrUnavailable} {
-		text = strings.TrimSuffix(text, ": "+kind.Error())
-	}
-	return text
 }

@@ -1,0 +1,19 @@
+package gateway
+
+import (
+	"net/url"
+
+	"github.com/sallyport/sallyport/access"
+)
+
+// ParseTarget is parseTarget, its result in parts.
+func ParseTarget(u *url.URL, requestURI string) (cluster access.ResourceID, path, query string, err error) {
+	t, err := parseTarget(u, requestURI)
+	return t.cluster, t.path, t.query, err
+}
+
+// RecordsPerSecond is recordsPerSecond.
+const RecordsPerSecond = recordsPerSecond
+
+// MayUpgrade is mayUpgrade.
+func MayUpgrade(path string) bool { return mayUpgrade(path) }
