@@ -236,7 +236,7 @@ func TestRetry(t *testing.T) {
 	post := func(c *client.Client) error {
 		id, err := access.ParseResourceID(clusterID)
 		if err == nil {
-			_, err = c.NewJoinToken(context.Background(), id)
+			_, err = c.NewJoinToken(context.Background(), id, client.JoinTokenParameters{})
 		}
 		return err
 	}
@@ -442,7 +442,7 @@ func TestExtensions(t *testing.T) {
 	const prefix = "/providers/Sallyport.Gateway/"
 	answers := map[string]string{
 		"POST " + clusterID + prefix + "agents/default/joinToken":                        `{"token":"spj1.x","expiresOn":"2026-01-02T03:04:05Z"}`,
-		"GET " + clusterID + prefix + "agents/default":                                   `{"connected":true,"since":"2026-01-02T03:04:05Z","generation":2}`,
+		"GET " + clusterID + prefix + "agents/default":                                   `{"connected":true,"since":"2026-01-02T03:04:05Z","reconciler":{"connected":false},"proxy":{"connected":true,"since":"2026-01-02T03:04:05Z"},"generation":2,"gatewayAddress":"gw:1","caHash":"sha256:x"}`,
 		"GET " + clusterID + "/trustedAccessRoleBindings/b1" + prefix + "status/default": `{"properties":{"state":"Applied","generation":3,"appliedGeneration":3,"appliedAt":"2026-01-02T03:04:05Z","tookMs":120}}`,
 		"POST " + sourceID + prefix + "managedIdentities/default/listCredentials":        `{"identityEndpoint":"http://127.0.0.1:1/msi/token","identityHeader":"h"}`,
 		"PUT " + sourceID: `{"id":"` + sourceID + `","identity":{"type":"SystemAssigned","principalId":"p"}}`,
@@ -453,14 +453,20 @@ func TestExtensions(t *testing.T) {
 		if !ok || r.URL.Query().Get("api-version") == "" {
 			t.Errorf("unexpected %s %s", r.Method, r.URL)
 		}
+		if sent, _ := io.ReadAll(r.Body); strings.HasSuffix(r.URL.Path, "/joinToken") && string(sent) != `{"reset":true}` {
+			t.Errorf("join token asked with %s", sent)
+		}
 		io.WriteString(w, body)
 	})
 	ctx, cluster, source := t.Context(), parse(t, clusterID), parse(t, sourceID)
-	if tok, err := c.NewJoinToken(ctx, cluster); err != nil || tok.Token != "spj1.x" || tok.Expires.Year() != 2026 {
+	if tok, err := c.NewJoinToken(ctx, cluster, client.JoinTokenParameters{Reset: true}); err != nil || tok.Token != "spj1.x" || tok.Expires.Year() != 2026 {
 		t.Errorf("join token %+v, %v", tok, err)
 	}
-	if s, err := c.AgentStatus(ctx, cluster); err != nil || !s.Properties.Connected || s.Properties.Generation != 2 {
+	if s, err := c.AgentStatus(ctx, cluster); err != nil || !s.Properties.Connected || s.Properties.Generation != 2 || s.Properties.GatewayAddress != "gw:1" || s.Properties.CAHash != "sha256:x" {
 		t.Errorf("agent %+v, %v", s, err)
+	}
+	if s, err := c.AgentStatus(ctx, cluster); err != nil || s.Properties.Reconciler != (client.AgentLink{}) || !s.Properties.Proxy.Connected || s.Properties.Proxy.Since.Year() != 2026 {
+		t.Errorf("agent's halves %+v, %v", s, err)
 	}
 	if s, err := c.BindingStatus(ctx, bindingID(t)); err != nil || s.Properties.TookMs != 120 {
 		t.Errorf("status %+v, %v", s, err)

@@ -26,6 +26,14 @@ type ClusterParameters struct {
 	Tags     map[string]string `json:"tags,omitempty"`
 }
 
+// JoinTokenParameters is what may be said of a new join token.
+type JoinTokenParameters struct {
+	// Reset lets the agent enrol without a proof that it is of the cluster that
+	// is enrolled: its service-account keys were rotated or are gone, or it is
+	// another cluster. Whoever holds such a token can take the agent's place.
+	Reset bool `json:"reset,omitempty"`
+}
+
 // JoinToken lets an agent enrol once. It is a secret.
 type JoinToken struct {
 	Body
@@ -44,9 +52,21 @@ func (s *AgentStatus) UnmarshalJSON(b []byte) error { return decodeProperties(b,
 
 // AgentStatusProperties is what the gateway sees of an agent.
 type AgentStatusProperties struct {
+	// Reconciler and Proxy are its two halves; Connected is true of both.
+	Reconciler AgentLink `json:"reconciler"`
+	Proxy      AgentLink `json:"proxy"`
 	Connected  bool      `json:"connected"`
 	Since      time.Time `json:"since"`      // when it connected; zero while it is not
 	Generation int64     `json:"generation"` // of the enrolment; 0 before the first
+
+	GatewayAddress string `json:"gatewayAddress"` // host:port that agents dial
+	CAHash         string `json:"caHash"`         // of the CA that agents know the gateway by
+}
+
+// AgentLink is the connection of one half of an agent.
+type AgentLink struct {
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"` // when it connected; zero while it is not
 }
 
 // PutCluster registers a cluster, or replaces its registration.
@@ -84,9 +104,9 @@ func agentPath(cluster access.ResourceID) string {
 
 // NewJoinToken issues a join token. From then on writes of bindings wait for an
 // agent. It is never repeated by itself: each call issues another secret.
-func (c *Client) NewJoinToken(ctx context.Context, cluster access.ResourceID) (JoinToken, error) {
+func (c *Client) NewJoinToken(ctx context.Context, cluster access.ResourceID, params JoinTokenParameters) (JoinToken, error) {
 	var t JoinToken
-	r, err := c.send(ctx, http.MethodPost, c.resolve(agentPath(cluster)+"/joinToken", genericVersion), nil)
+	r, err := c.send(ctx, http.MethodPost, c.resolve(agentPath(cluster)+"/joinToken", genericVersion), params)
 	if err != nil {
 		return t, err
 	}

@@ -60,7 +60,7 @@ func (c *cli) registerCluster(ctx context.Context, name, location string, wait b
 	_, err = api.Cluster(ctx, id)
 	if err == nil {
 		return withHint(fmt.Errorf("cluster %s is registered already in resource group %s: %w", name, id.ResourceGroup(), access.ErrConflict),
-			"for another agent: sallyport cluster join-token -g %s -n %s", id.ResourceGroup(), name)
+			"for another agent: sallyport cluster join-token -g %s -n %s, with --reset if the cluster itself is another", id.ResourceGroup(), name)
 	}
 	if !errors.Is(err, access.ErrNotFound) {
 		return err
@@ -186,16 +186,22 @@ func newClusterShowCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
+// agentText names the halves only when one is missing.
 func agentText(a client.AgentStatus) string {
+	link := func(connected bool, since time.Time) string {
+		switch {
+		case !connected:
+			return "not connected"
+		case since.IsZero():
+			return "connected"
+		}
+		return "connected since " + since.UTC().Format(time.RFC3339)
+	}
 	p := a.Properties
-	text := "not connected"
-	if p.Connected {
-		text = "connected"
+	if p.Reconciler.Connected != p.Proxy.Connected {
+		return "reconciler " + link(p.Reconciler.Connected, p.Reconciler.Since) + ", proxy " + link(p.Proxy.Connected, p.Proxy.Since)
 	}
-	if !p.Since.IsZero() {
-		text += " since " + p.Since.UTC().Format(time.RFC3339)
-	}
-	return text
+	return link(p.Connected, p.Since)
 }
 
 func newClusterDeleteCommand(c *cli) *cobra.Command {
@@ -225,14 +231,19 @@ func newClusterDeleteCommand(c *cli) *cobra.Command {
 
 func newClusterJoinTokenCommand(c *cli) *cobra.Command {
 	var name string
+	var params client.JoinTokenParameters
 	cmd := &cobra.Command{
 		Use:   "join-token",
 		Short: "Issue a one-time token with which the cluster's agent enrols",
 		Long: `Issues a one-time token with which the cluster's agent enrols. It is a secret,
-and the only thing on stdout. A second enrolment retires the first agent. From the first
+and the only thing on stdout. A second enrolment retires the first agent, and must be of
+the same cluster: its agent proves that by the service-account keys on record. --reset
+waives the proof, for keys that were rotated or are gone, or for another cluster; whoever
+gets hold of such a token can take the agent's place, so use it at once. From the first
 token on, writes of bindings wait until the agent has applied them.`,
-		Example: "  (umask 077; sallyport cluster join-token -g sallyport -n prod > join-token)",
-		Args:    cobra.NoArgs,
+		Example: `  (umask 077; sallyport cluster join-token -g sallyport -n prod > join-token)
+  (umask 077; sallyport cluster join-token -g sallyport -n prod --reset > join-token)`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			id, err := c.clusterID(name)
 			if err != nil {
@@ -242,7 +253,7 @@ token on, writes of bindings wait until the agent has applied them.`,
 			if err != nil {
 				return err
 			}
-			token, err := api.NewJoinToken(cmd.Context(), id)
+			token, err := api.NewJoinToken(cmd.Context(), id, params)
 			if err != nil {
 				return err
 			}
@@ -255,6 +266,11 @@ token on, writes of bindings wait until the agent has applied them.`,
 		},
 	}
 	cmd.Flags().StringVarP(&name, "name", "n", "", "cluster name (required)")
+	addResetFlag(cmd, &params)
 	mustRequire(cmd, "name")
 	return cmd
+}
+
+func addResetFlag(cmd *cobra.Command, params *client.JoinTokenParameters) {
+	cmd.Flags().BoolVar(&params.Reset, "reset", false, "let the agent enrol without proof that it is of the cluster enrolled now: its service-account keys were rotated or are gone, or it is another cluster")
 }

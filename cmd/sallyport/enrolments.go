@@ -27,7 +27,7 @@ func (r enrolments) AddJoinToken(ctx context.Context, t enroll.StoredToken) erro
 	return r.change(ctx, t.Cluster, func(c access.Cluster) (access.Cluster, store.Change, error) {
 		c.JoinIssued = true
 		return c, r.store.JoinTokens.Creating(store.JoinToken{
-			ID: t.ID, ClusterID: t.Cluster, ClusterUID: t.ClusterUID, SecretHash: t.SecretHash, Expires: t.Expires,
+			ID: t.ID, ClusterID: t.Cluster, ClusterUID: t.ClusterUID, SecretHash: t.SecretHash, Expires: t.Expires, Reset: t.Reset,
 		}), t.For(c)
 	})
 }
@@ -42,7 +42,7 @@ func (r enrolments) Enrol(ctx context.Context, e enroll.Enrolment) (access.Clust
 		}
 		stored := enroll.StoredToken{
 			ID: item.Value.ID, Cluster: item.Value.ClusterID, ClusterUID: item.Value.ClusterUID,
-			SecretHash: item.Value.SecretHash, Expires: item.Value.Expires,
+			SecretHash: item.Value.SecretHash, Expires: item.Value.Expires, Reset: item.Value.Reset,
 		}
 		enrolled, err = stored.Admit(e, c)
 		return enrolled, r.store.JoinTokens.Deleting(item), err

@@ -57,23 +57,11 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(c.stderr, "error: %s\n", printable(sentence(err)))
+	fmt.Fprintf(c.stderr, "error: %s\n", printable(access.Message(err)))
 	if hint := hintOf(cmd, err); hint != "" {
 		fmt.Fprintf(c.stderr, "hint: %s\n", printable(hint))
 	}
 	return exitCode(err)
-}
-
-// sentence leaves the kind off an error's end: the exit code tells it, and the
-// rest says it better.
-func sentence(err error) string {
-	text := err.Error()
-	for _, kind := range []error{
-		access.ErrInvalid, access.ErrUnauthenticated, access.ErrForbidden, access.ErrNotFound, access.ErrConflict, access.ErrUnavailable,
-	} {
-		text = strings.TrimSuffix(text, ": "+kind.Error())
-	}
-	return text
 }
 
 func hintOf(cmd *cobra.Command, err error) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -31,11 +32,15 @@ type frontDoor struct {
 }
 
 // serve accepts until ctx ends, and returns when every connection is gone.
+// Requests under way get a moment, and the tunnels they run through outlive
+// them.
 func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 	web := newHandOver(ln.Addr())
+	conns, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
 	var all sync.WaitGroup
 	all.Go(func() { d.web.Serve(web) })
-	slots := make(chan struct{}, maxHandshakes)
+	pending := halfOpen{most: maxHandshakes}
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	for {
@@ -52,22 +57,18 @@ func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 		if err != nil {
 			break
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			conn.Close() // full of half-open handshakes
-			continue
-		}
+		leave := pending.enter(conn)
 		all.Go(func() {
-			secured := d.handshake(ctx, conn)
-			<-slots
+			secured := d.handshake(conns, conn)
+			leave()
 			if secured != nil {
-				d.dispatch(ctx, secured, web)
+				d.dispatch(conns, secured, web)
 			}
 		})
 	}
 	web.Close()
 	shutdown(d.web)
+	cut(context.Cause(ctx))
 	all.Wait()
 	return context.Cause(ctx)
 }
@@ -90,6 +91,33 @@ func (d *frontDoor) dispatch(ctx context.Context, conn *tls.Conn, web *handOver)
 		return
 	}
 	web.give(conn)
+}
+
+// halfOpen holds the connections whose handshake is under way. When there are
+// too many the oldest gives way: an honest one takes milliseconds, so what is
+// old is what somebody piles up to lock others out (checklist, item 31).
+type halfOpen struct {
+	most int
+
+	mu    sync.Mutex
+	conns list.List // of net.Conn, oldest first
+}
+
+// enter adds a connection, and returns what takes it out again.
+func (h *halfOpen) enter(conn net.Conn) (leave func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conns.Len() >= h.most {
+		oldest := h.conns.Front()
+		h.conns.Remove(oldest)
+		oldest.Value.(net.Conn).Close()
+	}
+	entry := h.conns.PushBack(conn)
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.conns.Remove(entry) // does nothing if it had to give way
+	}
 }
 
 // shutdown gives a server's requests a moment and then closes it.

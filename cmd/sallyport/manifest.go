@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -9,14 +8,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/client"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/rbac"
 )
 
 // manifestFlags say what the agent may ever grant, and how it enrols.
 type manifestFlags struct {
-	name, roles, tokenFile   string
-	image, prefix, namespace string
+	name, roles, tokenFile string
+	image, prefix          string
+	reenrol                bool
+	token                  client.JoinTokenParameters
 }
 
 func newManifestCommand(c *cli) *cobra.Command {
@@ -29,8 +31,12 @@ are ever made, the agent can give these roles and no others, and the cluster's o
 API server enforces it. 'all' means the whole catalogue; a short name will do where only one role
 has it.
 
-The YAML holds a one-time join token, which is a secret. Without --join-token-file a new
-one is issued; with it, no server is asked.`,
+For a cluster that is not enrolled yet the YAML holds a one-time join token, which is a
+secret: a new one, or that of --join-token-file, and then no server is asked. An enrolled
+cluster's agent needs none, and none is issued; so apply the YAML again to change the roles.
+--reenrol issues one all the same, with which the same cluster's agent may enrol again;
+--reset one that any cluster's may, for when the service-account keys were rotated or are
+gone, or the cluster is another.`,
 		Example: `  sallyport agent manifest -g sallyport -n prod --roles mlworkload,backup-operator | kubectl apply -f -
   sallyport agent manifest --join-token-file join-token --roles all > agent.yaml`,
 		Args: cobra.NoArgs,
@@ -41,7 +47,9 @@ one is issued; with it, no server is asked.`,
 	cmd.Flags().StringVar(&f.tokenFile, "join-token-file", "", "file with a join token; - is stdin")
 	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent (default "+rbac.DefaultImage+")")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+rbac.DefaultPrefix+")")
-	cmd.Flags().StringVar(&f.namespace, "namespace", "", "namespace of the agent (default "+rbac.DefaultNamespace+")")
+	cmd.Flags().BoolVar(&f.reenrol, "reenrol", false, "issue a join token although the cluster is enrolled; its agent proves that it is the same cluster")
+	addResetFlag(cmd, &f.token)
+	cmd.MarkFlagsMutuallyExclusive("join-token-file", "reenrol", "reset")
 	mustRequire(cmd, "roles")
 	return cmd
 }
@@ -55,20 +63,12 @@ func (c *cli) printManifest(ctx context.Context, f manifestFlags) error {
 	if err != nil {
 		return err
 	}
-	token, err := c.joinToken(ctx, f)
+	options, err := c.manifestOptions(ctx, f)
 	if err != nil {
 		return err
 	}
-	manifest, err := rbac.Manifest(rbac.ManifestOptions{
-		Gateway:   token.Address,
-		ClusterID: token.ClusterID,
-		CAHash:    token.CAHash,
-		JoinToken: token.Text(),
-		Image:     f.image,
-		Prefix:    f.prefix,
-		Namespace: cmp.Or(f.namespace, rbac.DefaultNamespace),
-		Roles:     roles,
-	})
+	options.Image, options.Prefix, options.Roles = f.image, f.prefix, roles
+	manifest, err := rbac.Manifest(options)
 	if err != nil {
 		return err
 	}
@@ -76,39 +76,66 @@ func (c *cli) printManifest(ctx context.Context, f manifestFlags) error {
 	return err
 }
 
-// joinToken reads the token from the file, or has the server issue one.
-func (c *cli) joinToken(ctx context.Context, f manifestFlags) (enroll.JoinToken, error) {
+// manifestOptions says which gateway the agent is told of, and whether it gets
+// a join token to enrol with. It needs one only once: a token that nobody uses
+// lies in a Secret that others may read.
+func (c *cli) manifestOptions(ctx context.Context, f manifestFlags) (rbac.ManifestOptions, error) {
 	if f.tokenFile != "" {
-		data, err := c.readSecret(f.tokenFile)
-		if err != nil {
-			return enroll.JoinToken{}, fmt.Errorf("--join-token-file: %w", err)
-		}
-		token, err := enroll.ParseJoinToken(strings.TrimSpace(string(data)))
-		if err != nil {
-			return token, fmt.Errorf("--join-token-file: %w", err)
-		}
-		if f.name != "" && !strings.EqualFold(f.name, token.ClusterID.Name()) {
-			return token, usagef("the join token is for cluster %s, not for %q", token.ClusterID, f.name)
-		}
-		return token, nil
+		return c.joinTokenFile(f)
 	}
 	if f.name == "" {
-		return enroll.JoinToken{}, usagef("name the cluster with -n, or give --join-token-file")
+		return rbac.ManifestOptions{}, usagef("name the cluster with -n, or give --join-token-file")
 	}
 	id, err := c.clusterID(f.name)
 	if err != nil {
-		return enroll.JoinToken{}, err
+		return rbac.ManifestOptions{}, err
 	}
 	api, err := c.connect()
 	if err != nil {
-		return enroll.JoinToken{}, err
+		return rbac.ManifestOptions{}, err
 	}
-	issued, err := api.NewJoinToken(ctx, id)
+	agent, err := api.AgentStatus(ctx, id)
 	if err != nil {
-		return enroll.JoinToken{}, err
+		return rbac.ManifestOptions{}, err
+	}
+	enrolled := agent.Properties.Generation > 0
+	if enrolled && !f.reenrol && !f.token.Reset {
+		c.notef("cluster %s is enrolled (enrolment %d), so the YAML holds no join token; with --reenrol it does", f.name, agent.Properties.Generation)
+		return rbac.ManifestOptions{Gateway: agent.Properties.GatewayAddress, CAHash: agent.Properties.CAHash, ClusterID: id}, nil
+	}
+	issued, err := api.NewJoinToken(ctx, id, f.token)
+	if err != nil {
+		return rbac.ManifestOptions{}, err
 	}
 	c.notef("issued a join token for cluster %s, valid once, until %s", f.name, issued.Expires.UTC().Format("2006-01-02 15:04:05 MST"))
-	return enroll.ParseJoinToken(issued.Token)
+	if f.token.Reset {
+		c.notef("it is a reset: whoever may read Secrets in namespace %s can take the agent's place with it, so delete Secret sallyport-join once the agent is connected", rbac.DefaultNamespace)
+	}
+	if enrolled {
+		c.notef("a running agent reads it when it restarts: kubectl rollout restart -n %s deployment/sallyport-reconciler", rbac.DefaultNamespace)
+	}
+	token, err := enroll.ParseJoinToken(issued.Token)
+	return optionsOf(token), err
+}
+
+// joinTokenFile reads the token of --join-token-file.
+func (c *cli) joinTokenFile(f manifestFlags) (rbac.ManifestOptions, error) {
+	data, err := c.readSecret(f.tokenFile)
+	if err != nil {
+		return rbac.ManifestOptions{}, fmt.Errorf("--join-token-file: %w", err)
+	}
+	token, err := enroll.ParseJoinToken(strings.TrimSpace(string(data)))
+	if err != nil {
+		return rbac.ManifestOptions{}, fmt.Errorf("--join-token-file: %w", err)
+	}
+	if f.name != "" && !strings.EqualFold(f.name, token.ClusterID.Name()) {
+		return rbac.ManifestOptions{}, usagef("the join token is for cluster %s, not for %q", token.ClusterID, f.name)
+	}
+	return optionsOf(token), nil
+}
+
+func optionsOf(t enroll.JoinToken) rbac.ManifestOptions {
+	return rbac.ManifestOptions{Gateway: t.Address, ClusterID: t.ClusterID, CAHash: t.CAHash, JoinToken: t.Text()}
 }
 
 // resolveRoles finds roles of the shipped catalogue by qualified name, or by a

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,8 +49,10 @@ type serverConfig struct {
 	// managed-identity endpoint.
 	IdentityListen string
 	// EtcdEndpoints use an external etcd cluster instead of one in this
-	// process; with https, EtcdCA and optionally a client certificate.
-	EtcdEndpoints []string
+	// process. Beyond loopback they must be https, with EtcdCA, and EtcdCert
+	// and EtcdKey if the cluster asks its clients for a certificate.
+	EtcdEndpoints             []string
+	EtcdCA, EtcdCert, EtcdKey string
 	// EntraTenants are real Entra tenants whose tokens are trusted for
 	// subscriptions of that tenant. This needs a way out to Entra.
 	EntraTenants []string
@@ -59,7 +63,7 @@ type serverConfig struct {
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
-	// Verbose logs each request.
+	// Verbose logs more.
 	Verbose bool
 
 	log io.Writer
@@ -99,11 +103,14 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.Advertise, "advertise", "", "host:port by which clients and agents reach the TLS port (default: the address listened on)")
 	f.StringVar(&cfg.IdentityListen, "identity-listen", cfg.IdentityListen, "loopback address of the managed-identity endpoint")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "external etcd cluster (default: etcd in this process)")
+	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file with the external etcd cluster's CA")
+	f.StringVar(&cfg.EtcdCert, "etcd-cert", "", "PEM file with this server's certificate for etcd")
+	f.StringVar(&cfg.EtcdKey, "etcd-key", "", "PEM file with that certificate's key")
 	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
 	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
 	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
-	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log each request")
+	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
 }
 
@@ -123,6 +130,10 @@ type server struct {
 	control   *controlplane.ControlPlane
 	gateway   *gateway.Gateway
 	idp       *idp.Provider
+
+	// serving counts the handlers of the TLS port. Shutdown does not wait for
+	// those that took over their connection, and they still have records to write.
+	serving sync.WaitGroup
 }
 
 // runServer builds the server, prints "ready <url>" once it serves, and runs
@@ -209,11 +220,38 @@ func (s *server) openState(ctx context.Context) (err error) {
 	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd")}
 	if len(s.cfg.EtcdEndpoints) > 0 {
 		cfg.Dir, cfg.Endpoints = "", s.cfg.EtcdEndpoints
+		if cfg.TLS, err = etcdTLS(s.cfg); err != nil {
+			return errors.Join(err, s.audit.Close())
+		}
 	}
 	if s.store, err = store.Open(ctx, cfg); err != nil {
 		return errors.Join(err, s.audit.Close())
 	}
 	return nil
+}
+
+// etcdTLS reads the files that authenticate both sides; nil without any.
+func etcdTLS(cfg serverConfig) (*tls.Config, error) {
+	if cfg.EtcdCA == "" && cfg.EtcdCert == "" && cfg.EtcdKey == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(cfg.EtcdCA)
+	if err != nil {
+		return nil, fmt.Errorf("--etcd-ca: %w", err)
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--etcd-ca: %s holds no PEM certificate: %w", cfg.EtcdCA, access.ErrInvalid)
+	}
+	if cfg.EtcdCert == "" && cfg.EtcdKey == "" {
+		return config, nil
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.EtcdCert, cfg.EtcdKey)
+	if err != nil {
+		return nil, fmt.Errorf("--etcd-cert and --etcd-key: %w", err)
+	}
+	config.Certificates = []tls.Certificate{cert}
+	return config, nil
 }
 
 // build makes the parts and connects them; nothing runs yet.
@@ -278,16 +316,18 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 			}
 			enrolment.Certificate(w, r, cluster)
 		},
-		IssueJoinToken: func(ctx context.Context, cluster access.Cluster) (string, time.Time, error) {
-			token, expires, err := enrolment.NewJoinToken(ctx, cluster.ID)
+		IssueJoinToken: func(ctx context.Context, cluster access.Cluster, reset bool) (string, time.Time, error) {
+			token, expires, err := enrolment.NewJoinToken(ctx, cluster.ID, reset)
 			if err != nil {
 				return "", time.Time{}, err
 			}
 			return token.Text(), expires, nil
 		},
-		Settled:      s.index.WaitFor,
-		AgentTimeout: s.cfg.AgentTimeout,
-		Logger:       s.log.With("part", "controlplane"),
+		GatewayAddress: s.advertise,
+		CAHash:         s.authority.CAHash(),
+		Settled:        s.index.WaitFor,
+		AgentTimeout:   s.cfg.AgentTimeout,
+		Logger:         s.log.With("part", "controlplane"),
 	})
 	return err
 }
@@ -327,6 +367,11 @@ func (s *server) buildVerifiers(op operator) (err error) {
 
 // run starts everything in stages and waits.
 func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.Writer) error {
+	feed := newHandOver(web.Addr())
+	door, err := s.frontDoor(feed)
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return s.store.Clusters.Follow(ctx, "", func(u store.Update[access.Cluster]) {
@@ -338,26 +383,35 @@ func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.
 			s.index.UpdateBindings(forIndex(u))
 		})
 	})
+	group.Go(func() error {
+		return s.store.Resources.Follow(ctx, "", func(u store.Update[access.Resource]) {
+			s.index.UpdateResources(forIndex(u))
+		})
+	})
 	group.Go(func() error { return s.control.Run(ctx) })
 	group.Go(func() error { return s.arm.Run(ctx) })
 	group.Go(func() error { return s.data.Run(ctx) })
 
-	feed := newHandOver(web.Addr())
 	feedServer := &http.Server{Handler: s.control.FeedHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
 	group.Go(func() error { return serveUntil(ctx, feedServer, feed) })
 
 	identityServer := &http.Server{Handler: s.idp.ManagedIdentity(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
 	group.Go(func() error { return serveUntil(ctx, identityServer, identity) })
 
-	door, err := s.frontDoor(feed)
-	if err != nil {
-		return err
-	}
-	group.Go(func() error { return door.serve(ctx, web) })
+	// An index that is not loaded would refuse every agent.
+	group.Go(func() error {
+		select {
+		case <-s.index.Loaded():
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		fmt.Fprintf(stdout, "ready https://%s\n", s.advertise)
+		s.log.Info("serving", "address", s.advertise, "data", s.cfg.DataDir, "caHash", s.authority.CAHash())
+		return door.serve(ctx, web)
+	})
 
-	fmt.Fprintf(stdout, "ready https://%s\n", s.advertise)
-	s.log.Info("serving", "address", s.advertise, "data", s.cfg.DataDir, "caHash", s.authority.CAHash())
 	err = group.Wait()
+	s.serving.Wait() // their tunnels are gone, and every stream ends with its tunnel
 	drain, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if closeErr := s.hub.Close(drain); closeErr != nil {
@@ -407,12 +461,24 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 	}, nil
 }
 
+// bodyTimeout bounds how long a request's body may take, but for the data plane.
+const bodyTimeout = 30 * time.Second
+
 // serveWeb picks the part by the first path segment.
 func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
+	s.serving.Add(1)
+	defer s.serving.Done()
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	switch strings.ToLower(first) {
-	case strings.TrimPrefix(gateway.PathPrefix, "/"):
+	first = strings.ToLower(first)
+	if "/"+first == gateway.PathPrefix {
 		s.gateway.ServeHTTP(w, r)
+		return
+	}
+	// Only the data plane has bodies that may take their time.
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		s.log.Debug("no read deadline", "error", err)
+	}
+	switch first {
 	case "subscriptions", "providers", "tenants", "metadata":
 		s.control.ServeHTTP(w, r)
 	case "healthz":
@@ -428,6 +494,8 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+var errExpired = fmt.Errorf("the agent's certificate has ended: %w", access.ErrUnauthenticated)
+
 func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 	defer conn.Close()
 	id, err := s.authority.Peer(conn.ConnectionState())
@@ -435,6 +503,10 @@ func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 		s.log.Warn("tunnel refused", "remote", conn.RemoteAddr(), "error", err)
 		return
 	}
+	// A connection does not outlive the certificate it was opened with; the
+	// agent comes back with a newer one.
+	ctx, cancel := context.WithDeadlineCause(ctx, id.NotAfter, errExpired)
+	defer cancel()
 	peer := tunnel.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Agent: id.Serial}
 	if err := s.hub.Serve(ctx, conn, peer); err != nil && ctx.Err() == nil {
 		s.log.Info("tunnel ended", "cluster", id.ClusterUID, "reason", err)
@@ -442,12 +514,12 @@ func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 }
 
 // peer reads an agent's identity from its verified certificate.
-func (s *server) peer(r *http.Request) (clusterUID string, generation int64, role string, err error) {
+func (s *server) peer(r *http.Request) (controlplane.Peer, error) {
 	if r.TLS == nil {
-		return "", 0, "", fmt.Errorf("not a TLS connection: %w", access.ErrUnauthenticated)
+		return controlplane.Peer{}, fmt.Errorf("not a TLS connection: %w", access.ErrUnauthenticated)
 	}
 	id, err := s.authority.Peer(*r.TLS)
-	return id.ClusterUID, id.Generation, string(id.Role), err
+	return controlplane.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Role: string(id.Role), NotAfter: id.NotAfter}, err
 }
 
 func (s *server) auditEnrolment(e enroll.Event) {
