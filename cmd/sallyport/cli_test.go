@@ -19,6 +19,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sallyport/sallyport/client"
 )
 
 // fakeARM answers with recorded shapes (spec/trusted-access.md 1.3, 2) and
@@ -250,6 +252,15 @@ func TestClusterVerbs(t *testing.T) {
 	if code, stdout, stderr := f.run(t, "", "cluster", "join-token", "-n", "prod"); code != 0 || stdout != "sallyport-join-v1.x\n" || !strings.Contains(stderr, "valid once, until 2026") {
 		t.Errorf("join-token: %d\n%s%s", code, stdout, stderr)
 	}
+	for _, tt := range []struct {
+		flags []string
+		body  string
+	}{{nil, `{}`}, {[]string{"--reset"}, `{"reset":true}`}} {
+		f.run(t, "", append([]string{"cluster", "join-token", "-n", "prod"}, tt.flags...)...)
+		if body := f.bodies["POST "+agent+"/joinToken"]; body != tt.body {
+			t.Errorf("join-token %v sends %s, want %s", tt.flags, body, tt.body)
+		}
+	}
 	empty := newFakeARM(t, nil)
 	if code, _, stderr := empty.run(t, "", "cluster", "register", "-n", "prod"); code != 2 || !strings.Contains(stderr, "hint: name one with -l") {
 		t.Errorf("register without a location: %d\n%s", code, stderr)
@@ -378,3 +389,21 @@ func TestShellQuote(t *testing.T) {
 }
 
 func encodeSegment(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+func TestAgentText(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	on := client.AgentLink{Connected: true, Since: since}
+	for _, c := range []struct {
+		agent client.AgentStatusProperties
+		want  string
+	}{
+		{client.AgentStatusProperties{}, "not connected"},
+		{client.AgentStatusProperties{Connected: true, Since: since, Reconciler: on, Proxy: on}, "connected since 2026-01-02T03:04:05Z"},
+		{client.AgentStatusProperties{Reconciler: on}, "reconciler connected since 2026-01-02T03:04:05Z, proxy not connected"},
+		{client.AgentStatusProperties{Proxy: on}, "reconciler not connected, proxy connected since 2026-01-02T03:04:05Z"},
+	} {
+		if got := agentText(client.AgentStatus{Properties: c.agent}); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.agent, got, c.want)
+		}
+	}
+}

@@ -49,19 +49,11 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 // setUpScript puts a join token and a private operator file into the script's
 // folder; txtar can hold neither a mode nor a computed value.
 func setUpScript(env *testscript.Env) error {
-	token, err := json.Marshal(struct {
-		Address    string `json:"address"`
-		ClusterID  string `json:"clusterId"`
-		ClusterUID string `json:"clusterUid"`
-		CAHash     string `json:"caHash"`
-		ID         string `json:"id"`
-		Secret     []byte `json:"secret"`
-	}{"gateway.test:8443", testCluster, testSubscription, "sha256:" + strings.Repeat("ab", 32), testSubscription, make([]byte, 32)})
+	token, err := testJoinToken()
 	if err != nil {
 		return err
 	}
-	text := "sallyport-join-v1." + base64.RawURLEncoding.EncodeToString(token) + "\n"
-	if err := os.WriteFile(filepath.Join(env.WorkDir, "join-token"), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "join-token"), []byte(token+"\n"), 0o600); err != nil {
 		return err
 	}
 	op, err := json.Marshal(operator{
@@ -73,6 +65,19 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("SALLYPORT_OPERATOR", "")
 	env.Setenv("HTTPS_PROXY", "")
 	return os.WriteFile(filepath.Join(env.WorkDir, "operator.json"), op, 0o600)
+}
+
+// testJoinToken is one for testCluster.
+func testJoinToken() (string, error) {
+	token, err := json.Marshal(struct {
+		Address    string `json:"address"`
+		ClusterID  string `json:"clusterId"`
+		ClusterUID string `json:"clusterUid"`
+		CAHash     string `json:"caHash"`
+		ID         string `json:"id"`
+		Secret     []byte `json:"secret"`
+	}{"gateway.test:8443", testCluster, testSubscription, "sha256:" + strings.Repeat("ab", 32), testSubscription, make([]byte, 32)})
+	return "sallyport-join-v1." + base64.RawURLEncoding.EncodeToString(token), err
 }
 
 const (

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/enroll"
+)
+
+// TestHalfOpenConnectionsLockNobodyOut: more silent connections than there are
+// places for handshakes, and honest clients still get in (checklist, item 31).
+func TestHalfOpenConnectionsLockNobodyOut(t *testing.T) {
+	authority, err := enroll.OpenAuthority(t.TempDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := &frontDoor{
+		log: slog.New(slog.DiscardHandler),
+		tls: &tls.Config{
+			NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return authority.ServerCertificate([]string{"127.0.0.1"})
+			},
+		},
+		web: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "in") })},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- door.serve(ctx, ln) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	for range maxHandshakes + 20 {
+		silent, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+	}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: authority.Pool()},
+		DisableKeepAlives: true,
+	}}
+	for i := range 20 {
+		resp, err := client.Get("https://" + ln.Addr().String())
+		if err != nil {
+			t.Fatalf("honest client %d: %v", i, err)
+		}
+		resp.Body.Close()
+	}
+}
