@@ -185,12 +185,12 @@ func (l *killLoad) inForce(ctx context.Context) error {
 			return err
 		}
 		uid := body.Properties.UID
-		want["user "+rbac.User(rbac.DefaultPrefix, b.Name)] = ""
+		want["user "+access.User(access.DefaultPrefix, b.Name)] = ""
 		want["uid "+uid] = ""
 		for _, role := range b.Properties.Roles {
 			short := role[strings.LastIndexByte(role, '/')+1:]
-			want["role "+rbac.RoleObject(rbac.DefaultPrefix, b.Name, short)] = uid
-			want["binding "+rbac.RoleBindingObject(rbac.DefaultPrefix, b.Name, short)] = uid
+			want["role "+rbac.RoleObject(access.DefaultPrefix, b.Name, short)] = uid
+			want["binding "+rbac.RoleBindingObject(access.DefaultPrefix, b.Name, short)] = uid
 		}
 	}
 	if err := l.objects(ctx, have); err != nil {
@@ -231,14 +231,14 @@ func (l *killLoad) objects(ctx context.Context, have map[string]string) error {
 		return err
 	}
 	for _, o := range roles.Items {
-		if strings.HasPrefix(o.Name, rbac.DefaultPrefix) {
+		if strings.HasPrefix(o.Name, access.DefaultPrefix) {
 			have["role "+o.Name] = o.Annotations[uid]
 		}
 		if o.Name != rbac.ProxyRole {
 			continue
 		}
 		for _, rule := range o.Rules {
-			kind := map[string]string{"users": "user ", "userextras/" + rbac.ExtraBindingUID: "uid "}[rule.Resources[0]]
+			kind := map[string]string{"users": "user ", "userextras/" + access.ExtraBindingUID: "uid "}[rule.Resources[0]]
 			for _, name := range rule.ResourceNames {
 				if kind != "" {
 					have[kind+name] = ""
@@ -251,7 +251,7 @@ func (l *killLoad) objects(ctx context.Context, have map[string]string) error {
 		return err
 	}
 	for _, o := range bindings.Items {
-		if strings.HasPrefix(o.Name, rbac.DefaultPrefix) {
+		if strings.HasPrefix(o.Name, access.DefaultPrefix) {
 			have["binding "+o.Name] = o.Annotations[uid]
 		}
 	}
@@ -309,7 +309,7 @@ func (l *killLoad) checkGrants() {
 			late++ // it was on its way already
 			latest = max(latest, e.Received.Sub(w.from))
 		}
-		for _, uid := range e.ImpersonatedUser.Extra[rbac.ExtraBindingUID] {
+		for _, uid := range e.ImpersonatedUser.Extra[access.ExtraBindingUID] {
 			life := [2]int{l.consents.life(name, start), l.consents.life(name, e.Received)}
 			if have, ok := lives[uid]; ok {
 				life = [2]int{max(life[0], have[0]), min(life[1], have[1])}
@@ -325,7 +325,7 @@ func (l *killLoad) checkGrants() {
 
 // origin is the binding, the role and the start of the read behind an event.
 func (l *killLoad) origin(e killEvent) (binding, role string, start time.Time, ok bool) {
-	binding = strings.TrimPrefix(e.ImpersonatedUser.Username, rbac.DefaultPrefix+":")
+	binding = strings.TrimPrefix(e.ImpersonatedUser.Username, access.DefaultPrefix+":")
 	u, err := url.Parse(e.RequestURI)
 	if err != nil {
 		return "", "", start, false

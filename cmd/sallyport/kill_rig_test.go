@@ -251,7 +251,7 @@ func (r *killRig) install(t *testing.T, apiserver string) {
 	must(err)
 	manifest, err := rbac.Manifest(rbac.ManifestOptions{
 		Gateway: join.Address, ClusterID: join.ClusterID, CAHash: join.CAHash, JoinToken: issued.Token,
-		Namespace: rbac.DefaultNamespace, Roles: roles,
+		Namespace: access.AgentNamespace, Roles: roles,
 	})
 	must(err)
 
@@ -268,7 +268,7 @@ func (r *killRig) install(t *testing.T, apiserver string) {
 	must(err)
 	u, err := url.Parse(apiserver)
 	must(err)
-	for name, c := range map[string]*killChild{rbac.ProxyAccount: r.proxy, rbac.ReconcilerAccount: r.reconciler} {
+	for name, c := range map[string]*killChild{access.ProxyAccount: r.proxy, access.ReconcilerAccount: r.reconciler} {
 		c.env = []string{"KUBERNETES_SERVICE_HOST=" + u.Hostname(), "KUBERNETES_SERVICE_PORT=" + u.Port()}
 		c.args = append(c.args, r.pod(t, name, issued.Token)...)
 	}
@@ -291,7 +291,7 @@ func (r *killRig) pod(t *testing.T, name, joinToken string) []string {
 	}
 	token := func(audiences ...string) string {
 		t.Helper()
-		review, err := r.kube.CoreV1().ServiceAccounts(rbac.DefaultNamespace).CreateToken(t.Context(), name,
+		review, err := r.kube.CoreV1().ServiceAccounts(access.AgentNamespace).CreateToken(t.Context(), name,
 			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -306,7 +306,7 @@ func (r *killRig) pod(t *testing.T, name, joinToken string) []string {
 	write("account/gateway-token", token("sallyport"))
 	write("account/ca.crt", string(ca))
 	write("join/token", joinToken)
-	d, err := r.kube.AppsV1().Deployments(rbac.DefaultNamespace).Get(t.Context(), name, metav1.GetOptions{})
+	d, err := r.kube.AppsV1().Deployments(access.AgentNamespace).Get(t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

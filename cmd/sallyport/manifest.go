@@ -46,7 +46,7 @@ gone, or the cluster is another.`,
 	cmd.Flags().StringVar(&f.roles, "roles", "", "roles that the agent may ever grant, separated by commas, or 'all' (required)")
 	cmd.Flags().StringVar(&f.tokenFile, "join-token-file", "", "file with a join token; - is stdin")
 	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent (default "+rbac.DefaultImage+")")
-	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+rbac.DefaultPrefix+")")
+	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+access.DefaultPrefix+")")
 	cmd.Flags().BoolVar(&f.reenrol, "reenrol", false, "issue a join token although the cluster is enrolled; its agent proves that it is the same cluster")
 	addResetFlag(cmd, &f.token)
 	cmd.MarkFlagsMutuallyExclusive("join-token-file", "reenrol", "reset")
@@ -109,10 +109,10 @@ func (c *cli) manifestOptions(ctx context.Context, f manifestFlags) (rbac.Manife
 	}
 	c.notef("issued a join token for cluster %s, valid once, until %s", f.name, issued.Expires.UTC().Format("2006-01-02 15:04:05 MST"))
 	if f.token.Reset {
-		c.notef("it is a reset: whoever may read Secrets in namespace %s can take the agent's place with it, so delete Secret sallyport-join once the agent is connected", rbac.DefaultNamespace)
+		c.notef("it is a reset: whoever may read Secrets in namespace %s can take the agent's place with it, so delete Secret sallyport-join once the agent is connected", access.AgentNamespace)
 	}
 	if enrolled {
-		c.notef("a running agent reads it when it restarts: kubectl rollout restart -n %s deployment/sallyport-reconciler", rbac.DefaultNamespace)
+		c.notef("a running agent reads it when it restarts: kubectl rollout restart -n %s deployment/sallyport-reconciler", access.AgentNamespace)
 	}
 	token, err := enroll.ParseJoinToken(issued.Token)
 	return optionsOf(token), err

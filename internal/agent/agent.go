@@ -80,7 +80,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Prefix == "" {
-		cfg.Prefix = impersonate.DefaultPrefix
+		cfg.Prefix = access.DefaultPrefix
 	}
 	a := &agent{cfg: cfg, gateway: &enroll.Client{
 		Address:   cfg.Gateway,

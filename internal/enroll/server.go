@@ -98,9 +98,9 @@ func NewServer(cfg Config) (*Server, error) {
 			*field = value
 		}
 	}
-	defaults(&cfg.Namespace, "sallyport-system")
-	defaults(&cfg.ServeAccount, "sallyport-proxy")
-	defaults(&cfg.ReportAccount, "sallyport-reconciler")
+	defaults(&cfg.Namespace, access.AgentNamespace)
+	defaults(&cfg.ServeAccount, access.ProxyAccount)
+	defaults(&cfg.ReportAccount, access.ReconcilerAccount)
 	if cfg.JoinLife <= 0 {
 		cfg.JoinLife = joinLife
 	}

@@ -9,14 +9,6 @@ import (
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
-// Names of the extra keys that carry the binding's uid and the source's
-// resource id into the cluster's audit log. The ClusterRole sallyport:proxy
-// allows them by these names.
-const (
-	ExtraBindingUID = "binding-uid.sallyport.dev"
-	ExtraSource     = "source.sallyport.dev"
-)
-
 // identity is what a request becomes in the cluster.
 type identity struct {
 	user, group, bindingUID, source, requestID string
@@ -38,8 +30,8 @@ func (id identity) set(h http.Header, token string) {
 	h.Set("Authorization", "Bearer "+token)
 	h.Set("Impersonate-User", id.user)
 	h.Set("Impersonate-Group", id.group)
-	h.Set("Impersonate-Extra-"+ExtraBindingUID, id.bindingUID)
-	h.Set("Impersonate-Extra-"+ExtraSource, id.source)
+	h.Set("Impersonate-Extra-"+access.ExtraBindingUID, id.bindingUID)
+	h.Set("Impersonate-Extra-"+access.ExtraSource, id.source)
 	// kube-apiserver takes the id over, which joins its audit log and ours.
 	h.Set("Audit-ID", id.requestID)
 }

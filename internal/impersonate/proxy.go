@@ -36,9 +36,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// DefaultPrefix begins the names that AKS gives (spec/trusted-access.md 5.3).
-const DefaultPrefix = "aks:trustedaccess"
-
 // Proxy serves the agent's end of the tunnel. It is an [http.Handler].
 type Proxy struct {
 	cfg     Config
@@ -56,7 +53,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, errors.New("impersonate: TLS, Token, Known, Live and Logger must be set")
 	}
 	if cfg.Prefix == "" {
-		cfg.Prefix = DefaultPrefix
+		cfg.Prefix = access.DefaultPrefix
 	}
 	p := &Proxy{cfg: cfg, headers: tunnel.NewAllowList()}
 	p.plain = &http.Transport{
@@ -109,8 +106,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r = r.WithContext(withIdentity(ctx, identity{
-		user:       p.cfg.Prefix + ":" + claim.Binding,
-		group:      p.cfg.Prefix,
+		user:       access.User(p.cfg.Prefix, claim.Binding),
+		group:      access.Group(p.cfg.Prefix),
 		bindingUID: claim.BindingUID,
 		source:     claim.Source.String(),
 		requestID:  claim.RequestID,

@@ -19,7 +19,7 @@ import (
 	"github.com/sallyport/sallyport/internal/rbac"
 )
 
-const reconcilerUser = "system:serviceaccount:" + rbac.DefaultNamespace + ":" + rbac.ReconcilerAccount
+const reconcilerUser = "system:serviceaccount:" + access.AgentNamespace + ":" + access.ReconcilerAccount
 
 func clusterRole(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}
@@ -106,7 +106,7 @@ func refused(t *testing.T, c kubernetes.Interface, policy string, attempts []att
 func TestReconcilerAccountIsRefused(t *testing.T) {
 	ctx := t.Context()
 	name, role := rbac.RoleBindingObject(prefix, "b", "r"), rbac.RoleObject(prefix, "b", "r")
-	user := userSubject(rbac.User(prefix, "b"))
+	user := userSubject(access.User(prefix, "b"))
 
 	// Controls: what it is for works, so that a refusal below means something.
 	// The role is created for good, since a binding must find it.
@@ -122,8 +122,8 @@ func TestReconcilerAccountIsRefused(t *testing.T) {
 		"bind our user to our role": createBinding(clusterRoleBinding(name, role, user))(ctx, dev.reconciler),
 		"exact impersonate rules": updateProxy(
 			impersonate("", "users", prefix+":b"), impersonate("", "groups", prefix),
-			impersonate("authentication.k8s.io", "userextras/"+rbac.ExtraBindingUID, "uid-1"),
-			impersonate("authentication.k8s.io", "userextras/"+rbac.ExtraSource, clusterID))(ctx, dev.reconciler),
+			impersonate("authentication.k8s.io", "userextras/"+access.ExtraBindingUID, "uid-1"),
+			impersonate("authentication.k8s.io", "userextras/"+access.ExtraSource, clusterID))(ctx, dev.reconciler),
 		"no rules": updateProxy()(ctx, dev.reconciler),
 	} {
 		if err != nil {
@@ -159,7 +159,7 @@ func TestReconcilerAccountIsRefused(t *testing.T) {
 		{"proxy: impersonate system:masters", "policy", updateProxy(impersonate("", "groups", "system:masters"))},
 		{"proxy: impersonate service accounts", "policy", updateProxy(impersonate("", "serviceaccounts", "default"))},
 		{"proxy: any extra", "policy", updateProxy(impersonate("authentication.k8s.io", "userextras/*", "x"))},
-		{"proxy: any uid extra", "policy", updateProxy(impersonate("authentication.k8s.io", "userextras/"+rbac.ExtraBindingUID))},
+		{"proxy: any uid extra", "policy", updateProxy(impersonate("authentication.k8s.io", "userextras/"+access.ExtraBindingUID))},
 		{"proxy: read pods", "policy", updateProxy(readPods)},
 		{"delete the proxy's role", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			return c.RbacV1().ClusterRoles().Delete(ctx, rbac.ProxyRole, dryDelete)
@@ -175,15 +175,15 @@ func TestReconcilerAccountIsRefused(t *testing.T) {
 			return err
 		}},
 		{"write by the ceiling: make a token secret of the proxy", "policy", func(ctx context.Context, c kubernetes.Interface) error {
-			_, err := c.CoreV1().Secrets(rbac.DefaultNamespace).Create(ctx, &corev1.Secret{
-				ObjectMeta: metav1.ObjectMeta{Name: "x", Annotations: map[string]string{"kubernetes.io/service-account.name": rbac.ProxyAccount}},
+			_, err := c.CoreV1().Secrets(access.AgentNamespace).Create(ctx, &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Name: "x", Annotations: map[string]string{"kubernetes.io/service-account.name": access.ProxyAccount}},
 				Type:       corev1.SecretTypeServiceAccountToken,
 			}, dryCreate)
 			return err
 		}},
 		{"exec by the ceiling", "policy", connect("exec", "default")},
 		{"take a token of the proxy", "rbac", func(ctx context.Context, c kubernetes.Interface) error {
-			_, err := c.CoreV1().ServiceAccounts(rbac.DefaultNamespace).CreateToken(ctx, rbac.ProxyAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+			_, err := c.CoreV1().ServiceAccounts(access.AgentNamespace).CreateToken(ctx, access.ProxyAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 			return err
 		}},
 		{"delete the policy", "rbac", func(ctx context.Context, c kubernetes.Interface) error {
@@ -244,7 +244,7 @@ func TestCeilingWithoutPolicies(t *testing.T) {
 	if err := until(ctx, func() error { return createRole(clusterRole("x", readPods))(ctx, dev.reconciler) }); err != nil {
 		t.Fatalf("a role within the ceiling, with no policy: %v", err)
 	}
-	user := userSubject(rbac.User(prefix, "b"))
+	user := userSubject(access.User(prefix, "b"))
 	refused(t, dev.reconciler, "", []attempt{
 		{"bind cluster-admin", "ceiling", createBinding(clusterRoleBinding("x", "cluster-admin", user))},
 		{"role above the ceiling", "ceiling", createRole(clusterRole(rbac.RoleObject(prefix, "b", "r"), killNodes))},
@@ -279,7 +279,7 @@ func TestProxyAccountIsRefused(t *testing.T) {
 		extra[k] = strings.Join(v, ",")
 	}
 	if info.Username != prefix+":proxy-1" || !slices.Equal(groups, []string{prefix, "system:authenticated"}) ||
-		!maps.Equal(extra, map[string]string{rbac.ExtraBindingUID: b.UID, rbac.ExtraSource: b.Source.String()}) {
+		!maps.Equal(extra, map[string]string{access.ExtraBindingUID: b.UID, access.ExtraSource: b.Source.String()}) {
 		t.Errorf("the API server sees %+v", info)
 	}
 
@@ -298,9 +298,9 @@ func TestProxyAccountIsRefused(t *testing.T) {
 		{"the reconciler", change(func(id *rest.ImpersonationConfig) { id.UserName = reconcilerUser })},
 		{"system:masters", change(func(id *rest.ImpersonationConfig) { id.Groups = []string{"system:masters"} })},
 		{"system:masters beside ours", change(func(id *rest.ImpersonationConfig) { id.Groups = append(id.Groups, "system:masters") })},
-		{"unknown binding uid", change(func(id *rest.ImpersonationConfig) { id.Extra[rbac.ExtraBindingUID] = []string{"uid-other"} })},
-		{"uid beside ours", change(func(id *rest.ImpersonationConfig) { id.Extra[rbac.ExtraBindingUID] = []string{b.UID, "uid-other"} })},
-		{"another source", change(func(id *rest.ImpersonationConfig) { id.Extra[rbac.ExtraSource] = []string{clusterID} })},
+		{"unknown binding uid", change(func(id *rest.ImpersonationConfig) { id.Extra[access.ExtraBindingUID] = []string{"uid-other"} })},
+		{"uid beside ours", change(func(id *rest.ImpersonationConfig) { id.Extra[access.ExtraBindingUID] = []string{b.UID, "uid-other"} })},
+		{"another source", change(func(id *rest.ImpersonationConfig) { id.Extra[access.ExtraSource] = []string{clusterID} })},
 		{"another extra", change(func(id *rest.ImpersonationConfig) { id.Extra["scopes"] = []string{"x"} })},
 		{"a user uid", change(func(id *rest.ImpersonationConfig) { id.UID = "1" })},
 	} {
@@ -338,9 +338,9 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 	r.want(nil, b)
 	r.inForce(b)
 	source := dev.source(t, b)
-	ns := rbac.DefaultNamespace
+	ns := access.AgentNamespace
 	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}
-	pod := hardenedPod(rbac.ProxyAccount)
+	pod := hardenedPod(access.ProxyAccount)
 	if _, err := source.CoreV1().ConfigMaps("default").Create(ctx, configMap, dryCreate); err != nil {
 		t.Errorf("control, a configmap elsewhere: %v", err)
 	}
@@ -405,7 +405,7 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 			return c.CoreV1().Secrets(ns).Delete(ctx, "sallyport-join", dryDelete)
 		}},
 		{"service account", "policy", func(ctx context.Context, c kubernetes.Interface) error {
-			return c.CoreV1().ServiceAccounts(ns).Delete(ctx, rbac.ProxyAccount, dryDelete)
+			return c.CoreV1().ServiceAccounts(ns).Delete(ctx, access.ProxyAccount, dryDelete)
 		}},
 		{"deployment", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			_, err := c.AppsV1().Deployments(ns).Patch(ctx, "sallyport-proxy", "application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
@@ -426,7 +426,7 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 		{"bind our role", "policy", createBinding(clusterRoleBinding("own", rbac.RoleObject(prefix, "infer-1", "inference-v1"), mine))},
 		{"grant to another binding's user", "policy", createBinding(clusterRoleBinding("own", rbac.RoleObject(prefix, "infer-1", "inference-v1"), userSubject(prefix+":other")))},
 		grantTo(userSubject(reconcilerUser)),
-		grantTo(userSubject("system:serviceaccount:" + ns + ":" + rbac.ProxyAccount)),
+		grantTo(userSubject("system:serviceaccount:" + ns + ":" + access.ProxyAccount)),
 		grantTo(userSubject("system:anonymous")),
 		grantTo(group("system:serviceaccounts:" + ns)),
 		grantTo(group("system:serviceaccounts")),
@@ -492,9 +492,9 @@ func TestSourcesAreKeptFromTheAgent(t *testing.T) {
 			return err
 		}},
 		{"mighty: bind the proxy's role", "policy", createBinding(clusterRoleBinding("own", rbac.ProxyRole, mine))},
-		{"mighty: bind to the proxy's account", "policy", createBinding(clusterRoleBinding("own", "view", rbacv1.Subject{Kind: "ServiceAccount", Namespace: ns, Name: rbac.ProxyAccount}))},
+		{"mighty: bind to the proxy's account", "policy", createBinding(clusterRoleBinding("own", "view", rbacv1.Subject{Kind: "ServiceAccount", Namespace: ns, Name: access.ProxyAccount}))},
 		{"mighty: token of the reconciler", "policy", func(ctx context.Context, c kubernetes.Interface) error {
-			_, err := c.CoreV1().ServiceAccounts(ns).CreateToken(ctx, rbac.ReconcilerAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+			_, err := c.CoreV1().ServiceAccounts(ns).CreateToken(ctx, access.ReconcilerAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 			return err
 		}},
 	})

@@ -30,7 +30,7 @@ import (
 
 const (
 	clusterID = "/subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.ContainerService/managedClusters/c1"
-	prefix    = rbac.DefaultPrefix
+	prefix    = access.DefaultPrefix
 	patience  = 20 * time.Second
 )
 
@@ -136,14 +136,14 @@ func install(ctx context.Context, dir string) (*cluster, error) {
 	if err := c.apply(ctx, roles); err != nil {
 		return nil, err
 	}
-	token, err := c.token(ctx, rbac.ReconcilerAccount)
+	token, err := c.token(ctx, access.ReconcilerAccount)
 	if err != nil {
 		return nil, err
 	}
 	if c.reconciler, err = c.client(c.as(token)); err != nil {
 		return nil, err
 	}
-	if c.proxyToken, err = c.token(ctx, rbac.ProxyAccount); err != nil {
+	if c.proxyToken, err = c.token(ctx, access.ProxyAccount); err != nil {
 		return nil, err
 	}
 	return c, until(ctx, func() error { return c.policiesHold(ctx) })
@@ -206,7 +206,7 @@ func deniedBy(err error, policy string) bool {
 }
 
 func (c *cluster) token(ctx context.Context, account string) (string, error) {
-	got, err := c.admin.CoreV1().ServiceAccounts(rbac.DefaultNamespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	got, err := c.admin.CoreV1().ServiceAccounts(access.AgentNamespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -240,9 +240,9 @@ func (c *cluster) source(t *testing.T, b access.DesiredBinding) kubernetes.Inter
 
 func identity(b access.DesiredBinding) rest.ImpersonationConfig {
 	return rest.ImpersonationConfig{
-		UserName: rbac.User(prefix, b.Name),
-		Groups:   []string{rbac.Group(prefix)},
-		Extra:    map[string][]string{rbac.ExtraBindingUID: {b.UID}, rbac.ExtraSource: {b.Source.String()}},
+		UserName: access.User(prefix, b.Name),
+		Groups:   []string{access.Group(prefix)},
+		Extra:    map[string][]string{access.ExtraBindingUID: {b.UID}, access.ExtraSource: {b.Source.String()}},
 	}
 }
 

@@ -24,7 +24,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // answer an error instead of the API server.
 func through(t *testing.T, see func(*http.Request) error) kubernetes.Interface {
 	t.Helper()
-	token, err := dev.token(t.Context(), rbac.ReconcilerAccount)
+	token, err := dev.token(t.Context(), access.ReconcilerAccount)
 	if err != nil {
 		t.Fatal(err)
 	}

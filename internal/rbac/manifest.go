@@ -41,9 +41,9 @@ type ManifestOptions struct {
 	JoinToken string
 	// Image of the agent; [DefaultImage] if empty.
 	Image string
-	// Prefix as in [Config]; [DefaultPrefix] if empty.
+	// Prefix as in [Config]; [access.DefaultPrefix] if empty.
 	Prefix string
-	// Namespace of the agent; [DefaultNamespace] if empty.
+	// Namespace of the agent; [access.AgentNamespace] if empty.
 	Namespace string
 	// Roles are the owner's ceiling: the agent can grant these and no more.
 	Roles []access.Role
@@ -69,7 +69,7 @@ var (
 // Kubernetes' own users and groups: the prefix is a group the proxy may be.
 func checkPrefix(prefix string) error {
 	if !prefixForm.MatchString(prefix) || prefix == "system" || strings.HasPrefix(prefix, "system:") || strings.HasPrefix(prefix, "sallyport") {
-		return fmt.Errorf("prefix %.80q must be 1 to 62 lower-case letters, digits, ':', '.' or '-', beginning and ending with a letter or digit, and not begin with \"system:\" or \"sallyport\"; such as %q: %w", prefix, DefaultPrefix, access.ErrInvalid)
+		return fmt.Errorf("prefix %.80q must be 1 to 62 lower-case letters, digits, ':', '.' or '-', beginning and ending with a letter or digit, and not begin with \"system:\" or \"sallyport\"; such as %q: %w", prefix, access.DefaultPrefix, access.ErrInvalid)
 	}
 	return nil
 }
@@ -78,10 +78,10 @@ func checkPrefix(prefix string) error {
 // reason for it. The error wraps [access.ErrInvalid] and names the option.
 func Manifest(o ManifestOptions) ([]byte, error) {
 	if o.Prefix == "" {
-		o.Prefix = DefaultPrefix
+		o.Prefix = access.DefaultPrefix
 	}
 	if o.Namespace == "" {
-		o.Namespace = DefaultNamespace
+		o.Namespace = access.AgentNamespace
 	}
 	if o.Image == "" {
 		o.Image = DefaultImage
@@ -100,11 +100,11 @@ func Manifest(o ManifestOptions) ([]byte, error) {
 		"O":                 o,
 		"RolePrefix":        rolePrefix(o.Prefix),
 		"RoleBindingPrefix": roleBindingPrefix(o.Prefix),
-		"UserPrefix":        User(o.Prefix, ""),
-		"Group":             Group(o.Prefix),
-		"ReconcilerUser":    "system:serviceaccount:" + o.Namespace + ":" + ReconcilerAccount,
-		"ExtraBindingUID":   ExtraBindingUID,
-		"ExtraSource":       ExtraSource,
+		"UserPrefix":        access.User(o.Prefix, ""),
+		"Group":             access.Group(o.Prefix),
+		"ReconcilerUser":    "system:serviceaccount:" + o.Namespace + ":" + access.ReconcilerAccount,
+		"ExtraBindingUID":   access.ExtraBindingUID,
+		"ExtraSource":       access.ExtraSource,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)

@@ -131,7 +131,7 @@ func checkPods(t *testing.T, text []byte, o rbac.ManifestOptions) {
 		pods++
 		pod := d.Spec.Template.Spec
 		args := strings.Join(pod.Containers[0].Args, "\n")
-		want := "agent\n--gateway\n" + o.Gateway + "\n--cluster\n" + clusterID + "\n--ca-hash\n" + o.CAHash + "\n--prefix\n" + cmp.Or(o.Prefix, rbac.DefaultPrefix) + "\n--"
+		want := "agent\n--gateway\n" + o.Gateway + "\n--cluster\n" + clusterID + "\n--ca-hash\n" + o.CAHash + "\n--prefix\n" + cmp.Or(o.Prefix, access.DefaultPrefix) + "\n--"
 		if !strings.HasPrefix(args, want) || len(pod.Containers) != 1 {
 			t.Errorf("%s: args %q, want them to begin with %q", d.Name, args, want)
 		}

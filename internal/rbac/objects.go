@@ -71,7 +71,7 @@ func pairOf(prefix string, b access.DesiredBinding, role access.Role) pair {
 		role: &rbacv1.ClusterRole{ObjectMeta: meta(roleName), Rules: policyRules(role.Rules)},
 		binding: &rbacv1.ClusterRoleBinding{
 			ObjectMeta: meta(RoleBindingObject(prefix, b.Name, role.Name)),
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: User(prefix, b.Name)}},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: access.User(prefix, b.Name)}},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: roleName},
 		},
 	}
@@ -130,7 +130,7 @@ func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.Policy
 	}
 	var users, uids, sources []string
 	for _, b := range admitted {
-		users = append(users, User(prefix, b.Name))
+		users = append(users, access.User(prefix, b.Name))
 		uids = append(uids, b.UID)
 		sources = append(sources, b.Source.String())
 	}
@@ -143,9 +143,9 @@ func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.Policy
 	}
 	return []rbacv1.PolicyRule{
 		rule("", "users", users),
-		rule("", "groups", []string{Group(prefix)}),
-		rule(extrasGroup, "userextras/"+ExtraBindingUID, uids),
-		rule(extrasGroup, "userextras/"+ExtraSource, sources),
+		rule("", "groups", []string{access.Group(prefix)}),
+		rule(extrasGroup, "userextras/"+access.ExtraBindingUID, uids),
+		rule(extrasGroup, "userextras/"+access.ExtraSource, sources),
 	}
 }
 

@@ -40,7 +40,7 @@ type Config struct {
 	// client-go limits itself to 5 requests a second unless told otherwise:
 	// set QPS to -1, the calls are few and bounded here.
 	Client kubernetes.Interface
-	// Prefix of the objects, the users and the group; [DefaultPrefix] if empty.
+	// Prefix of the objects, the users and the group; [access.DefaultPrefix] if empty.
 	Prefix string
 	// ProxyAccount is the proxy's service account. If zero, the manifest's.
 	ProxyAccount types.NamespacedName
@@ -74,10 +74,10 @@ type progress struct {
 // New returns a reconciler that does nothing until it is run.
 func New(cfg Config) *Reconciler {
 	if cfg.Prefix == "" {
-		cfg.Prefix = DefaultPrefix
+		cfg.Prefix = access.DefaultPrefix
 	}
 	if cfg.ProxyAccount == (types.NamespacedName{}) {
-		cfg.ProxyAccount = types.NamespacedName{Namespace: DefaultNamespace, Name: ProxyAccount}
+		cfg.ProxyAccount = types.NamespacedName{Namespace: access.AgentNamespace, Name: access.ProxyAccount}
 	}
 	if cfg.Resync <= 0 || cfg.Resync > maxResync {
 		cfg.Resync = maxResync

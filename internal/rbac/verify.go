@@ -92,7 +92,7 @@ func (p *pass) withdrawn(ctx context.Context, w *work) error {
 	specs := make([]authorizationv1.SubjectAccessReviewSpec, len(w.progress.removed))
 	for i, r := range w.progress.removed {
 		specs[i] = r.access
-		specs[i].User, specs[i].Groups = User(p.cfg.Prefix, w.binding.Name), []string{Group(p.cfg.Prefix)}
+		specs[i].User, specs[i].Groups = access.User(p.cfg.Prefix, w.binding.Name), []string{access.Group(p.cfg.Prefix)}
 	}
 	for i, answer := range p.review(ctx, specs) {
 		name := w.progress.removed[i].binding
@@ -142,7 +142,7 @@ func (p *pass) review(ctx context.Context, specs []authorizationv1.SubjectAccess
 // that what every authenticated user may do does not count.
 func (p *pass) asUser(b access.DesiredBinding, rule access.Rule) authorizationv1.SubjectAccessReviewSpec {
 	spec := tuples(policyRules([]access.Rule{rule}))[0]
-	spec.User, spec.Groups = User(p.cfg.Prefix, b.Name), []string{Group(p.cfg.Prefix)}
+	spec.User, spec.Groups = access.User(p.cfg.Prefix, b.Name), []string{access.Group(p.cfg.Prefix)}
 	return spec
 }
 
