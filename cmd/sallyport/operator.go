@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/durable"
 	"github.com/sallyport/sallyport/internal/idp"
 	"github.com/sallyport/sallyport/internal/store"
 )
@@ -107,5 +108,5 @@ func (s *server) writeOperator(op operator) error {
 	if err != nil {
 		return err
 	}
-	return writePrivate(s.operatorFile(), append(data, '\n'), true)
+	return durable.Replace(s.operatorFile(), append(data, '\n'))
 }

@@ -3,16 +3,18 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
 	"sigs.k8s.io/yaml"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/durable"
 )
 
 // format is the value of -o.
@@ -106,32 +108,25 @@ func shellQuote(s string) string {
 // checkWritable refuses a file that exists, unless the user said to replace it.
 func checkWritable(path string, overwrite bool) error {
 	if _, err := os.Lstat(path); err == nil && !overwrite {
-		return withHint(fmt.Errorf("file %s exists already: %w", path, access.ErrConflict), "add --overwrite to replace it")
+		return errExists(path)
 	}
 	return nil
 }
 
-// writePrivate writes a file that only its owner may read, whole or not at all.
+func errExists(path string) error {
+	return withHint(fmt.Errorf("file %s exists already: %w", path, access.ErrConflict), "add --overwrite to replace it")
+}
+
+// writePrivate writes a file that only its owner may read.
 func writePrivate(path string, data []byte, overwrite bool) error {
-	if err := checkWritable(path, overwrite); err != nil {
-		return err
+	if overwrite {
+		return durable.Replace(path, data)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".sallyport-*") // mode 0600
-	if err != nil {
-		return err
+	err := durable.Create(path, data)
+	if errors.Is(err, fs.ErrExist) {
+		return errExists(path)
 	}
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name()) // nothing more can be done if this fails as well
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
+	return err
 }
 
 // maxSecret bounds a file that holds a secret, in bytes.

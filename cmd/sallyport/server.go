@@ -27,6 +27,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/controlplane"
+	"github.com/sallyport/sallyport/internal/durable"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/idp"
@@ -208,7 +209,7 @@ func (s *server) openState(ctx context.Context) (err error) {
 	if s.authority, err = enroll.OpenAuthority(dir("ca"), time.Now); err != nil {
 		return err
 	}
-	if err := writePrivate(dir("ca.crt"), s.authority.CACertPEM(), true); err != nil {
+	if err := durable.Replace(dir("ca.crt"), s.authority.CACertPEM()); err != nil {
 		return err
 	}
 	if s.keys, err = idp.OpenKeys(dir("keys")); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // MaxBody bounds a request's body in bytes. ARM takes 8 MB; a document is kept
@@ -59,52 +60,15 @@ func ReadBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 
 // CheckBody holds text to the rules of [ReadBody].
 func CheckBody(text []byte) error {
-	if len(bytes.TrimSpace(text)) == 0 || bytes.TrimSpace(text)[0] != '{' {
-		return InvalidContent("a JSON object is expected")
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if err := checkValue(dec, 0); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return InvalidContent("there is more after the JSON object")
-	}
-	return nil
-}
-
-func checkValue(dec *json.Decoder, depth int) error {
-	if depth > maxDepth {
-		return InvalidContent("it is nested deeper than %d levels", maxDepth)
-	}
-	token, err := dec.Token()
-	if err != nil {
-		return InvalidContent("it is not JSON near byte %d", dec.InputOffset())
-	}
-	delim, ok := token.(json.Delim)
-	if !ok {
+	err := strictjson.Check(text, strictjson.Rules{MaxDepth: maxDepth, FoldCase: true})
+	var fault *strictjson.Error
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &fault) && fault.Twice != "": // ARM's way to quote
+		return InvalidContent("member '%s' occurs twice in one object", access.Clip(fault.Twice, maxQuoted))
 	}
-	seen := map[string]bool{}
-	for dec.More() {
-		if delim == '{' {
-			token, err := dec.Token()
-			if err != nil {
-				return InvalidContent("it is not JSON near byte %d", dec.InputOffset())
-			}
-			name, _ := token.(string)
-			if seen[fold(name)] {
-				return InvalidContent("member '%s' occurs twice in one object", access.Clip(name, maxQuoted))
-			}
-			seen[fold(name)] = true
-		}
-		if err := checkValue(dec, depth+1); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return InvalidContent("it is not JSON near byte %d", dec.InputOffset())
-	}
-	return nil
+	return InvalidContent("%v", err)
 }
 
 // Decode reads text, which passed [CheckBody], into v. Members v does not know
@@ -131,7 +95,7 @@ func writeOnly(name string, value any) bool {
 	if _, isBool := value.(bool); isBool {
 		return false
 	}
-	name = strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace(fold(name))
+	name = strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace(strictjson.Fold(name))
 	name = strings.TrimSuffix(name, "s")
 	for _, end := range []string{
 		"password", "passwd", "pwd", "passphrase", "passcode", "secret", "secretvalue", "credential", "token",
@@ -146,9 +110,6 @@ func writeOnly(name string, value any) bool {
 	}
 	return false
 }
-
-// fold makes names equal that encoding/json takes for the same: 'ſ' is an s.
-func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
 
 // Redact returns a document without its write-only members, at any depth. It
 // runs before a document is stored, so they exist nowhere afterwards.

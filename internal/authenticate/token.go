@@ -1,18 +1,17 @@
 package authenticate
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
@@ -96,75 +95,21 @@ func checkHeader(raw []byte) (kid string, err error) {
 }
 
 // decodeObject decodes one part of a token: unpadded base64url with no stray
-// bits, holding one JSON object. Each token has then one spelling, so the
-// cache of verified tokens cannot be filled with variants of one.
+// bits, holding one JSON object in UTF-8. Each token has then one spelling, so
+// the cache of verified tokens cannot be filled with variants of one.
 func decodeObject(part string) ([]byte, error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
 	if err != nil {
 		return nil, errors.New("not base64url")
 	}
-	if err := checkJSON(raw); err != nil {
+	if !utf8.Valid(raw) {
+		return nil, errors.New("not UTF-8")
+	}
+	// Names that differ in case are two here: claims are read by exact name.
+	if err := strictjson.Check(raw, strictjson.Rules{MaxDepth: maxDepth}); err != nil {
 		return nil, err
 	}
 	return raw, nil
-}
-
-// checkJSON accepts exactly one JSON object in UTF-8 in which no object, at
-// any depth, has two members of one name. Of two equal names one reader takes
-// the first and another the last (item 14; RFC 8725 2.4).
-func checkJSON(raw []byte) error {
-	if !utf8.Valid(raw) {
-		return errors.New("not UTF-8")
-	}
-	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
-		return errors.New("not a JSON object")
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if err := walk(dec, 0); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one JSON value")
-	}
-	return nil
-}
-
-// walk reads one JSON value.
-func walk(dec *json.Decoder, depth int) error {
-	errNotJSON := errors.New("not a JSON object")
-	tok, err := dec.Token()
-	if err != nil {
-		return errNotJSON
-	}
-	delim, ok := tok.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if depth == maxDepth {
-		return fmt.Errorf("nested deeper than %d", maxDepth)
-	}
-	seen := map[string]bool{}
-	for dec.More() {
-		if delim == '{' {
-			tok, err := dec.Token()
-			name, ok := tok.(string)
-			if err != nil || !ok {
-				return errNotJSON
-			}
-			if seen[name] {
-				return fmt.Errorf("name %q occurs twice", access.Clip(name, maxQuoted))
-			}
-			seen[name] = true
-		}
-		if err := walk(dec, depth+1); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil { // the closing delimiter
-		return errNotJSON
-	}
-	return nil
 }
 
 // quote writes a value of the caller's for a refusal.

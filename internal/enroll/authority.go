@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/durable"
 )
 
 const (
@@ -56,7 +57,7 @@ func OpenAuthority(dir string, now func() time.Time) (*Authority, error) {
 	path := filepath.Join(dir, authorityFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := createAuthority(dir, path, now()); err != nil {
+		if err := createAuthority(path, now()); err != nil {
 			return nil, fmt.Errorf("create agents' CA: %v: %w", err, access.ErrUnavailable)
 		}
 		data, err = os.ReadFile(path)
@@ -75,32 +76,17 @@ func OpenAuthority(dir string, now func() time.Time) (*Authority, error) {
 	return a, nil
 }
 
-// createAuthority puts a new CA at path unless another process was first. The
-// file is whole on disk before it has its name. A hard link gives the name,
-// not a rename: a rename would replace a CA that another process made and
-// already uses.
-func createAuthority(dir, path string, now time.Time) error {
+// createAuthority puts a new CA at path unless another process was first, whose
+// CA is in use already.
+func createAuthority(path string, now time.Time) error {
 	data, err := newAuthority(now)
 	if err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(dir, ".agents-ca-*") // mode 0600
-	if err != nil {
+	if err := durable.Create(path, data); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(data)
-	if err := errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(temp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	folder, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return nil
 }
 
 // newAuthority makes a CA and returns its certificate and key as PEM.

@@ -11,12 +11,18 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
 	maxBody  = 64 << 10 // bytes, each way
 	bodyTime = 10 * time.Second
+	maxDepth = 16 // of JSON, in bodies, tokens and key sets
 )
+
+// jsonRules fold case: bodies and key sets are read into structs, and a cluster's
+// API server sends no two claims that differ in case only.
+func jsonRules() strictjson.Rules { return strictjson.Rules{MaxDepth: maxDepth, FoldCase: true} }
 
 // errorBody is the answer to a refused request, both ends' view of it.
 type errorBody struct {

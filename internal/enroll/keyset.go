@@ -10,6 +10,7 @@ import (
 	"math/big"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
@@ -54,7 +55,7 @@ func parseKeySet(data []byte) (set keySet, canonical []byte, err error) {
 	fail := func(format string, args ...any) (keySet, []byte, error) {
 		return nil, nil, fmt.Errorf("key set: "+format+": %w", append(args, access.ErrInvalid)...)
 	}
-	if err := checkJSON(data); err != nil {
+	if err := strictjson.Check(data, jsonRules()); err != nil {
 		return fail("%v", err)
 	}
 	var in, out jwks

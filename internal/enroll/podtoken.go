@@ -11,6 +11,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
@@ -106,7 +107,7 @@ func checkCompact(token string) error {
 		if err != nil {
 			return fmt.Errorf("%s: not base64url", name)
 		}
-		if err := checkJSON(raw); err != nil {
+		if err := strictjson.Check(raw, jsonRules()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

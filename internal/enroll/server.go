@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // The paths that the control plane routes here, each after a cluster's id.
@@ -163,7 +164,7 @@ func (s *Server) Enrol(w http.ResponseWriter, r *http.Request, id access.Resourc
 			return nil, fmt.Errorf("%v: %w", err, access.ErrUnauthenticated)
 		}
 		var req enrolRequest
-		if err := decodeStrict(body, &req); err != nil {
+		if err := strictjson.Decode(body, jsonRules(), &req); err != nil {
 			return nil, fmt.Errorf("body must be a JSON object of issuer, jwks and proof: %s: %w", access.Clip(err.Error(), maxQuoted), access.ErrInvalid)
 		}
 		if err := checkIssuer(req.Issuer); err != nil {
@@ -222,7 +223,7 @@ type certificateResponse struct {
 func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.ResourceID) {
 	s.answer(w, r, Event{Cluster: id, Action: ActionCertificate}, func(ctx context.Context, bearer string, body []byte, event *Event) (any, error) {
 		var req certificateRequest
-		if err := decodeStrict(body, &req); err != nil {
+		if err := strictjson.Decode(body, jsonRules(), &req); err != nil {
 			return nil, fmt.Errorf("body must be a JSON object of role and csr: %s: %w", access.Clip(err.Error(), maxQuoted), access.ErrInvalid)
 		}
 		role, err := ParseRole(string(req.Role))

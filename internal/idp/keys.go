@@ -1,7 +1,6 @@
 package idp
 
 import (
-	"bytes"
 	"cmp"
 	"crypto"
 	"crypto/hmac"
@@ -28,6 +27,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/durable"
 )
 
 const (
@@ -97,12 +97,15 @@ func OpenKeys(dir string) (*Keys, error) {
 func (k *Keys) openHeaderKey() error {
 	name := filepath.Join(k.dir, headerKeyFile)
 	raw, err := readPrivate(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		raw = make([]byte, headerKeySize)
-		_, _ = rand.Read(raw)
-		err = writePrivate(name, raw)
-	case err == nil && len(raw) != headerKeySize:
+	if errors.Is(err, fs.ErrNotExist) {
+		fresh := make([]byte, headerKeySize)
+		_, _ = rand.Read(fresh)
+		if err := durable.Create(name, fresh); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		raw, err = readPrivate(name) // another process may have been first
+	}
+	if err == nil && len(raw) != headerKeySize {
 		err = fmt.Errorf("%s has %d bytes, not %d: %w", name, len(raw), headerKeySize, access.ErrInvalid)
 	}
 	k.headerKey = raw
@@ -130,7 +133,7 @@ func (k *Keys) Rotate() error {
 	}
 	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: key.cert.Raw})...)
-	if err := writePrivate(filepath.Join(k.dir, strings.Replace(signingFiles, "*", key.kid, 1)), text); err != nil {
+	if err := durable.Create(filepath.Join(k.dir, strings.Replace(signingFiles, "*", key.kid, 1)), text); err != nil {
 		return err
 	}
 	k.signing = slices.Insert(slices.Clone(k.signing), 0, key)
@@ -287,42 +290,4 @@ func readPrivate(name string) ([]byte, error) {
 		return nil, err
 	}
 	return os.ReadFile(name)
-}
-
-// writePrivate creates a file of mode 0600 that is there whole or not at all,
-// also after a crash.
-func writePrivate(name string, content []byte) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("writing %s: %w", name, err), os.Remove(f.Name()))
-		}
-	}()
-	_, err = bytes.NewReader(content).WriteTo(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
