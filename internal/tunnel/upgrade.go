@@ -211,7 +211,27 @@ func splice(ctx context.Context, c client, resp *http.Response, proto string, bo
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	if err == nil {
+		body.Close() // now, or net/http's call would end the wait
+		linger(c)
+	}
 	return down, err
+}
+
+// linger waits for the client to take its leave, dropping what it still sends.
+// To close with input unread is to reset, which destroys what was sent but has
+// not arrived (RFC 9112, 9.6): the end of a command's output, or its exit code.
+// A SPDY client that reads slowly sends window updates as it does.
+func linger(c net.Conn) {
+	c = bottom(c)
+	closeWrite(c)
+	buf := make([]byte, 4<<10)
+	for end := time.Now().Add(lingerMost); time.Now().Before(end); {
+		c.SetReadDeadline(time.Now().Add(lingerTimeout))
+		if _, err := c.Read(buf); err != nil {
+			return
+		}
+	}
 }
 
 // clientBody is the streamed request's body: empty-handed until a client is

@@ -306,6 +306,38 @@ func TestUpgradeAbort(t *testing.T) {
 	})
 }
 
+// A command that ends without having read its input is no abort, or its last
+// words would be lost.
+func TestUpgradeInputThatNobodyReads(t *testing.T) {
+	c := newChain(t)
+	client, down, api := c.upgraded(t, "GET", "websocket")
+	flooded := make(chan struct{})
+	go func() { // ends when the client's connection does
+		defer close(flooded)
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := client.Write(chunk); err != nil {
+				return
+			}
+		}
+	}()
+	io.WriteString(api, "last words")
+	api.CloseWrite()
+	expect(t, down, "last words")
+	if err := ends(t, down); err != nil {
+		t.Error(err)
+	}
+	api.SetLinger(0) // what it has not read makes a close a reset in any case
+	api.Close()
+	if err := receive(t, c.handled, "HandleUpgrade to return"); err != nil {
+		t.Errorf("HandleUpgrade saw an abort: %v", err)
+	}
+	client.Close()
+	receive(t, flooded, "the client to end")
+	if o := receive(t, c.served, "ServeUpgrade to return"); o.err != nil || o.status != 101 {
+		t.Errorf("%+v", o)
+	}
+}
+
 // Checklist 7: Kubernetes CVE-2018-1002105.
 func TestRefusedUpgradeIsNeverSpliced(t *testing.T) {
 	for _, status := range []int{200, 400, 403, 404, 500} {

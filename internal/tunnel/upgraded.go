@@ -135,14 +135,21 @@ func ask(conn net.Conn, req *http.Request) (*http.Response, *bufio.Reader, error
 }
 
 // join splices the stream (body up, w down) with the API server's connection.
-// Whichever half fails aborts the connection, and so the other half.
+// Whichever half fails aborts the connection, and so the other half; but an API
+// server that takes no more input is no failure. It closes so when a command
+// ends without having read all, and what it said before, such as the exit code,
+// is still to be read; how that ends is the outcome.
 func join(w http.ResponseWriter, body io.Reader, conn net.Conn, br *bufio.Reader) error {
 	up := make(chan error, 1)
 	go func() { // ended by the deadline below at the latest
-		_, err := io.Copy(conn, body)
-		if err == nil {
+		to := &taker{to: conn}
+		_, err := io.Copy(to, body)
+		switch {
+		case to.refused:
+			err = nil
+		case err == nil:
 			closeWrite(conn)
-		} else {
+		default:
 			abort(conn)
 		}
 		up <- err
@@ -153,4 +160,18 @@ func join(w http.ResponseWriter, body io.Reader, conn net.Conn, br *bufio.Reader
 		http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // unblocks body.Read
 	}
 	return errors.Join(<-up, down)
+}
+
+// taker notes that the writer took no more: io.Copy does not tell whose error
+// it returns.
+type taker struct {
+	to      io.Writer
+	refused bool
+}
+
+// Write serves [io.Writer].
+func (t *taker) Write(p []byte) (int, error) {
+	n, err := t.to.Write(p)
+	t.refused = err != nil
+	return n, err
 }
