@@ -345,6 +345,9 @@ func TestOperation(t *testing.T) {
 				if took := time.Since(start).Round(time.Millisecond); took != tt.took {
 					t.Errorf("took %s, want %s", took, tt.took)
 				}
+				if most := 10 + int(tt.took/time.Minute)*2; polls > most {
+					t.Errorf("%d polls in %s, want at most %d", polls, tt.took, most)
+				}
 				if tt.message == "" {
 					if err != nil || progress == 0 {
 						t.Errorf("err = %v, progress %d", err, progress)

@@ -81,7 +81,7 @@ func (p *Poller) Wait(ctx context.Context, progress func(Operation)) error {
 	var outage time.Time // since when polls fail
 	// Most writes are in force within a fraction of a second, so the first
 	// polls come sooner than the server's advice, which is meant for minutes.
-	for eager := firstPoll; ; eager *= 2 {
+	for eager := firstPoll; ; eager = min(2*eager, maxPoll) {
 		if sleep(limit, min(p.next, eager)) != nil {
 			return fmt.Errorf("wait for operation: %w", context.Cause(limit))
 		}
