@@ -136,7 +136,7 @@ func TestRoleBindingVerbs(t *testing.T) {
 				"GET " + statusPath: `200 {"properties":{"state":"InForce","generation":1,"appliedGeneration":1,"tookMs":1250}}`,
 			},
 			0, "b1     Succeeded   " + testSource + "   " + testRole,
-			[]string{"rolebinding b1: InProgress", "in force in the cluster after 1.25s"}, "GET PUT GET GET GET GET GET",
+			[]string{"rolebinding b1: InProgress", "in force in the cluster after 1.25s"}, "GET PUT GET GET GET GET GET GET",
 		},
 		{
 			"create, exists", create, "", map[string]string{"GET " + bindingPath: "200 " + bindingBody},
@@ -145,7 +145,7 @@ func TestRoleBindingVerbs(t *testing.T) {
 		{
 			"create, no wait", append(create[:len(create):len(create)], "--no-wait", "-o", "json"), "",
 			map[string]string{"GET " + bindingPath: notFound, "PUT " + bindingPath: "201 " + bindingBody},
-			0, `"unknown": 1`, nil, "GET PUT",
+			0, `"unknown": 1`, nil, "GET PUT GET",
 		},
 		{
 			"create, no agent", create, "",
@@ -185,9 +185,13 @@ func TestRoleBindingVerbs(t *testing.T) {
 			"update, missing", update, "", map[string]string{"GET " + bindingPath: notFound},
 			3, "", []string{"error: NotFound: Could not find", "hint: create it with"}, "GET",
 		},
-		{"delete", append(remove[:len(remove):len(remove)], "-y"), "", map[string]string{"DELETE " + bindingPath: "202 ", "GET /op": succeeded}, 0, "", []string{"rolebinding b1 deleted"}, "DELETE GET"},
-		{"delete, asked", remove, "Y\n", map[string]string{"DELETE " + bindingPath: "202 ", "GET /op": succeeded}, 0, "", []string{"(y/n): rolebinding b1 deleted"}, "DELETE GET"},
-		{"delete, missing", append(remove[:len(remove):len(remove)], "-y"), "", map[string]string{"DELETE " + bindingPath: "204 "}, 0, "", []string{"rolebinding b1 did not exist"}, "DELETE"},
+		{"delete", append(remove[:len(remove):len(remove)], "-y"), "", map[string]string{"DELETE " + bindingPath: "202 ", "GET /op": succeeded}, 0, "", []string{"rolebinding b1 deleted"}, "GET DELETE GET"},
+		{"delete, another of the source", append(remove[:len(remove):len(remove)], "-y"), "", map[string]string{
+			"GET " + bindingPath: "200 " + bindingBody, "DELETE " + bindingPath: "202 ", "GET /op": succeeded,
+			"GET " + strings.TrimSuffix(bindingPath, "/b1"): `200 {"value":[` + strings.ReplaceAll(bindingBody, "/b1", "/b2") + `]}`,
+		}, 0, "", []string{"rolebinding b1 deleted", "note: binding b2 still names the same source"}, "GET DELETE GET GET"},
+		{"delete, asked", remove, "Y\n", map[string]string{"DELETE " + bindingPath: "202 ", "GET /op": succeeded}, 0, "", []string{"(y/n): rolebinding b1 deleted"}, "GET DELETE GET"},
+		{"delete, missing", append(remove[:len(remove):len(remove)], "-y"), "", map[string]string{"DELETE " + bindingPath: "204 "}, 0, "", []string{"rolebinding b1 did not exist"}, "GET DELETE"},
 		{
 			"list", []string{"rolebinding", "list", "--cluster-name", "prod", "-o", "json"}, "",
 			map[string]string{"GET " + testCluster + "/trustedAccessRoleBindings": `200 {"value":[` + bindingBody + `]}`},

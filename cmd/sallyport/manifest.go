@@ -45,7 +45,7 @@ gone, or the cluster is another.`,
 	cmd.Flags().StringVarP(&f.name, "name", "n", "", "cluster name (required without --join-token-file)")
 	cmd.Flags().StringVar(&f.roles, "roles", "", "roles that the agent may ever grant, separated by commas, or 'all' (required)")
 	cmd.Flags().StringVar(&f.tokenFile, "join-token-file", "", "file with a join token; - is stdin")
-	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent (default "+rbac.DefaultImage+")")
+	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent; there is no published one, see deploy/Dockerfile")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+access.DefaultPrefix+")")
 	cmd.Flags().BoolVar(&f.reenrol, "reenrol", false, "issue a join token although the cluster is enrolled; its agent proves that it is the same cluster")
 	addResetFlag(cmd, &f.token)

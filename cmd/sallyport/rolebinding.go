@@ -102,7 +102,32 @@ func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
 	if !errors.Is(err, access.ErrNotFound) {
 		return err
 	}
-	return c.writeRoleBinding(ctx, api, id, client.RoleBindingProperties{SourceResourceID: source, Roles: roles}, f.noWait)
+	if err := c.writeRoleBinding(ctx, api, id, client.RoleBindingProperties{SourceResourceID: source, Roles: roles}, f.noWait); err != nil {
+		return err
+	}
+	for _, other := range othersOf(ctx, api, id, source) {
+		c.notef("note: binding %s names the same source; the older one speaks for it", other)
+	}
+	return nil
+}
+
+// othersOf names the other bindings of the same source in the same cluster. It
+// is only for a note: what cannot be read is not worth an error.
+func othersOf(ctx context.Context, api *client.Client, id, source access.ResourceID) []string {
+	if source.IsZero() {
+		return nil
+	}
+	all, err := api.RoleBindings(ctx, id.Parent())
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, b := range all {
+		if b.Properties.SourceResourceID.Equal(source) && !b.ID.Equal(id) {
+			names = append(names, b.ID.Name())
+		}
+	}
+	return names
 }
 
 func newRoleBindingUpdateCommand(c *cli) *cobra.Command {
@@ -292,10 +317,23 @@ func newRoleBindingDeleteCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.delete(cmd.Context(), deletion{
+			api, err := c.connect()
+			if err != nil {
+				return err
+			}
+			// The source is gone with the binding; without it there is no note.
+			binding, _ := api.RoleBinding(cmd.Context(), id)
+			err = c.delete(cmd.Context(), deletion{
 				what: "rolebinding " + f.name, id: id, yes: f.yes, noWait: f.noWait,
 				remove: (*client.Client).DeleteRoleBinding,
 			})
+			if err != nil {
+				return err
+			}
+			for _, other := range othersOf(cmd.Context(), api, id, binding.Properties.SourceResourceID) {
+				c.notef("note: binding %s still names the same source", other)
+			}
+			return nil
 		},
 	}
 	f.add(cmd)

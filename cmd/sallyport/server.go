@@ -192,6 +192,9 @@ func checkServerConfig(cfg serverConfig) error {
 			return fmt.Errorf("--entra-tenant %q is not a GUID: %w", tenant, access.ErrInvalid)
 		}
 	}
+	if listen, _, err := net.SplitHostPort(cfg.Listen); err == nil && cfg.Advertise == "" && (listen == "" || net.ParseIP(listen).IsUnspecified()) {
+		return fmt.Errorf("--listen %q is every address of this machine; say with --advertise HOST:PORT by which one clients and agents reach it: %w", cfg.Listen, access.ErrInvalid)
+	}
 	if cfg.Advertise != "" {
 		if _, _, err := net.SplitHostPort(cfg.Advertise); err != nil {
 			return fmt.Errorf("--advertise %q must be host:port: %w", cfg.Advertise, access.ErrInvalid)

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
+
+// version is set by the linker, see the Makefile.
+var version string
 
 func newVersionCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
@@ -22,9 +26,7 @@ func newVersionCommand(c *cli) *cobra.Command {
 				Platform string `json:"platform"`
 			}{"(devel)", "", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
-				if info.Main.Version != "" {
-					v.Version = info.Main.Version
-				}
+				v.Version = cmp.Or(version, info.Main.Version, v.Version)
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
 						v.Revision = s.Value

@@ -50,7 +50,7 @@ type Record struct {
 	Allowed  *bool         `json:"allowed,omitempty"`
 	Reason   string        `json:"reason,omitempty"`
 	Status   int           `json:"status,omitempty"`
-	Bytes    int64         `json:"bytes,omitempty"` // of the response body, or sent down an upgraded stream
+	Bytes    int64         `json:"bytes,omitempty"` // of the response body, or both ways of an upgraded stream
 	Duration time.Duration `json:"durationNs,omitempty"`
 	Cut      int           `json:"cut,omitempty"` // live requests that were ended
 	// Skipped counts refusals of callers without an identity that were not

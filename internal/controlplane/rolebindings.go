@@ -312,7 +312,7 @@ func (c *ControlPlane) getBindingStatus(ctx context.Context, q *request) (reply,
 	case !cluster.Value.JoinIssued:
 		s.State, s.WaitingFor = stateNotConnected, "a join token to be issued and an agent to connect with it"
 	case b.State == access.Failed:
-		s.State, s.WaitingFor = stateFailed, fmt.Sprintf("an agent to report generation %d in force", b.Generation)
+		s.State = stateFailed
 	case b.Applied.Generation == b.Generation && b.Applied.Message == "":
 		s.State = stateInForce
 	case !agent.reconciler.connected():

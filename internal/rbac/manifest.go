@@ -22,8 +22,10 @@ import (
 	"github.com/sallyport/sallyport/access"
 )
 
-// DefaultImage is used when the options name none.
-const DefaultImage = "sallyport/sallyport:latest"
+// DefaultImage is used when the options name none. There is no published
+// image, and the name can never be somebody else's: ".invalid" is reserved
+// (RFC 2606).
+const DefaultImage = "image.invalid/sallyport:build-your-own"
 
 //go:embed manifest.yaml.tmpl
 var manifestText string
