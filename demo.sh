@@ -79,6 +79,10 @@ if [[ -n $own ]]; then
 	apiserver=$(admin config view --minify -o jsonpath='{.clusters[0].cluster.server}')
 	admin config view --minify --raw --flatten -o jsonpath='{.clusters[0].cluster.certificate-authority-data}' | base64 -d >"$D/cluster-ca.crt"
 	[[ $apiserver == https://*:* && -s $D/cluster-ca.crt ]] || fail "the kubeconfig must name https://host:port and a CA"
+	if admin get namespace sallyport-system >/dev/null 2>&1 || admin get clusterrole sallyport:reconciler >/dev/null 2>&1; then
+		own='' # nothing of it is ours to take away
+		fail "an agent is installed there already; the demo would overwrite it"
+	fi
 else
 	step "start a private cluster: a real kube-apiserver, whose address and CA the server never learns"
 	devcluster start --dir "$D/cluster" >"$D/cluster.out" 2>"$D/cluster.log" &
