@@ -67,8 +67,9 @@ type File struct {
 	out *os.File
 }
 
-// Open opens or creates the file at path with mode 0600. A torn last line left
-// by a full disk is closed with a line break, so later records stay readable.
+// Open opens or creates the file at path with mode 0600. A torn last line,
+// left by a kill in the middle of a write, is cut off: its record was never
+// acknowledged, and the request it was for went no further.
 func Open(path string) (*File, error) {
 	out, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -80,27 +81,32 @@ func Open(path string) (*File, error) {
 		out.Close()
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	if err := f.endTornLine(); err != nil {
+	if err := f.cutTornLine(); err != nil {
 		out.Close()
 		return nil, fmt.Errorf("open audit log %s: %w", path, err)
 	}
 	return f, nil
 }
 
-func (f *File) endTornLine() error {
+func (f *File) cutTornLine() error {
 	end, err := f.out.Seek(0, io.SeekEnd)
 	if err != nil || end == 0 {
 		return err
 	}
-	last := make([]byte, 1)
-	if _, err := f.out.ReadAt(last, end-1); err != nil {
+	// No record is nearly as long: each of its fields is bounded.
+	tail := make([]byte, min(end, 1<<20))
+	if _, err := f.out.ReadAt(tail, end-int64(len(tail))); err != nil {
 		return err
 	}
-	if last[0] == '\n' {
+	last := bytes.LastIndexByte(tail, '\n')
+	if last < 0 && end > int64(len(tail)) {
+		return fmt.Errorf("not a log of lines: none ends in its last %d bytes", len(tail))
+	}
+	torn := len(tail) - 1 - last
+	if torn == 0 {
 		return nil
 	}
-	_, err = f.out.Write([]byte{'\n'})
-	return err
+	return f.out.Truncate(end - int64(torn))
 }
 
 // Log writes one record as one line. The error wraps [access.ErrUnavailable].
@@ -113,12 +119,19 @@ func (f *File) Log(r Record) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, err := f.out.Write(line.Bytes()); err != nil {
-		// Best effort: keep a half-written line from swallowing the next one.
-		f.out.Write([]byte{'\n'})
+	if n, err := f.out.Write(line.Bytes()); err != nil {
+		f.undo(n)
 		return fmt.Errorf("audit record not written (%w): free space on the audit log's disk: %w", err, access.ErrUnavailable)
 	}
 	return nil
+}
+
+// undo takes back the n bytes of a line that could not be written whole, so
+// that they do not swallow the next one. If that fails too, the next Open does.
+func (f *File) undo(n int) {
+	if end, err := f.out.Seek(0, io.SeekEnd); err == nil && n > 0 {
+		_ = f.out.Truncate(end - int64(n))
+	}
 }
 
 // Close closes the file; later records fail.

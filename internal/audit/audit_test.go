@@ -103,13 +103,13 @@ func TestModeAndAppend(t *testing.T) {
 	}
 }
 
-func TestTornLastLineIsEnded(t *testing.T) {
+func TestTornLastLineIsCutOff(t *testing.T) {
 	for name, before := range map[string]struct {
 		content string
 		lines   int
 	}{
-		"torn":       {`{"id":"whole"}` + "\n" + `{"id":"to`, 3},
-		"torn alone": {`{`, 2},
+		"torn":       {`{"id":"whole"}` + "\n" + `{"id":"to`, 2},
+		"torn alone": {`{`, 1},
 		"whole":      {`{"id":"whole"}` + "\n", 2},
 		"empty":      {"", 1},
 	} {
