@@ -54,12 +54,6 @@ func FindRole(catalogue []Role, qualified string) (Role, bool) {
 	return Role{}, false
 }
 
-// ShortRoleName returns the last segment of a qualified role name. It names
-// the role's objects in the cluster.
-func ShortRoleName(qualified string) string {
-	return qualified[strings.LastIndexByte(qualified, '/')+1:]
-}
-
 // CheckRoleName refuses short names that could not be part of an object's
 // name or a header. The error wraps [ErrInvalid].
 func CheckRoleName(short string) error {

@@ -30,9 +30,6 @@ func TestCatalogueIsTheReviewedOne(t *testing.T) {
 		if err := access.CheckRoleName(r.Name); err != nil {
 			t.Error(err)
 		}
-		if access.ShortRoleName(r.QualifiedName()) != r.Name {
-			t.Errorf("short name of %s", r.QualifiedName())
-		}
 	}
 	want := []string{ // spec/trusted-access.md 6
 		"Microsoft.DataProtection/backupVaults/backup-operator",

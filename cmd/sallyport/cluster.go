@@ -123,31 +123,9 @@ func clusterRow(cl client.Cluster) []string {
 }
 
 func newClusterListCommand(c *cli) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the clusters of the subscription, or with -g of a resource group",
-		Example: "  sallyport cluster list -o json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			scope, err := c.listScope()
-			if err != nil {
-				return err
-			}
-			api, err := c.connect()
-			if err != nil {
-				return err
-			}
-			clusters, err := api.Clusters(cmd.Context(), scope)
-			if err != nil {
-				return err
-			}
-			rows := [][]string{clusterHeading()}
-			for _, cl := range clusters {
-				rows = append(rows, clusterRow(cl))
-			}
-			return c.print(listBody(clusters, func(cl client.Cluster) json.RawMessage { return cl.Raw }), rows...)
-		},
-	}
+	cmd := newListCommand(c, (*client.Client).Clusters, clusterHeading(), clusterRow, func(v client.Cluster) json.RawMessage { return v.Raw })
+	cmd.Short, cmd.Example = "List the clusters of the subscription, or with -g of a resource group", "  sallyport cluster list -o json"
+	return cmd
 }
 
 func newClusterShowCommand(c *cli) *cobra.Command {

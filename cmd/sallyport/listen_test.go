@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/enroll"
 )
 
@@ -58,5 +60,35 @@ func TestHalfOpenConnectionsLockNobodyOut(t *testing.T) {
 			t.Fatalf("honest client %d: %v", i, err)
 		}
 		resp.Body.Close()
+	}
+}
+
+// TestServerConfig: what could only fail later, or leak, is refused at once.
+func TestServerConfig(t *testing.T) {
+	for name, change := range map[string]func(*serverConfig){
+		"every address, none advertised": func(c *serverConfig) { c.Listen = "0.0.0.0:8443" },
+		"every IPv6 address":             func(c *serverConfig) { c.Listen = "[::]:8443" },
+		"no host":                        func(c *serverConfig) { c.Listen = ":8443" },
+		"identity beyond loopback":       func(c *serverConfig) { c.IdentityListen = "192.0.2.1:8444" },
+		"identity on every address":      func(c *serverConfig) { c.IdentityListen = ":8444" },
+		"advertised without port":        func(c *serverConfig) { c.Advertise = "gateway.example.com" },
+		"tenant":                         func(c *serverConfig) { c.EntraTenants = []string{"common"} },
+		"limit":                          func(c *serverConfig) { c.BindingLimit = 0 },
+	} {
+		cfg := defaultServerConfig()
+		if err := checkServerConfig(cfg); err != nil {
+			t.Fatalf("defaults: %v", err)
+		}
+		if change(&cfg); !errors.Is(checkServerConfig(cfg), access.ErrInvalid) {
+			t.Errorf("%s: %v", name, checkServerConfig(cfg))
+		}
+	}
+	cfg := defaultServerConfig()
+	cfg.Listen, cfg.Advertise = ":8443", "gateway.example.com:443"
+	if err := checkServerConfig(cfg); err != nil {
+		t.Errorf("every address, one advertised: %v", err)
+	}
+	if _, err := etcdTLS(serverConfig{EtcdCert: "cert.pem", EtcdKey: "key.pem"}); err == nil {
+		t.Error("a certificate for etcd without its CA was accepted")
 	}
 }

@@ -161,31 +161,9 @@ func newResourceShowCommand(c *cli) *cobra.Command {
 }
 
 func newResourceListCommand(c *cli) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the resources of the subscription, or with -g of a resource group",
-		Example: "  sallyport resource list -g sallyport",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			scope, err := c.listScope()
-			if err != nil {
-				return err
-			}
-			api, err := c.connect()
-			if err != nil {
-				return err
-			}
-			resources, err := api.Resources(cmd.Context(), scope)
-			if err != nil {
-				return err
-			}
-			rows := [][]string{resourceHeading()}
-			for _, r := range resources {
-				rows = append(rows, resourceRow(r))
-			}
-			return c.print(listBody(resources, func(r client.Resource) json.RawMessage { return r.Raw }), rows...)
-		},
-	}
+	cmd := newListCommand(c, (*client.Client).Resources, resourceHeading(), resourceRow, func(v client.Resource) json.RawMessage { return v.Raw })
+	cmd.Short, cmd.Example = "List the resources of the subscription, or with -g of a resource group", "  sallyport resource list -g sallyport"
+	return cmd
 }
 
 func newResourceDeleteCommand(c *cli) *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/arm"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/controlplane"
@@ -122,9 +123,6 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 	}, nil
 }
 
-// bodyTimeout bounds how long a request's body may take, but for the data plane.
-const bodyTimeout = 30 * time.Second
-
 // serveWeb picks the part by the first path segment.
 func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	s.serving.Add(1)
@@ -134,10 +132,6 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	if "/"+first == gateway.PathPrefix {
 		s.gateway.ServeHTTP(w, r)
 		return
-	}
-	// Only the data plane has bodies that may take their time.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-		s.log.Debug("no read deadline", "error", err)
 	}
 	switch first {
 	case "subscriptions", "providers", "tenants", "metadata":
@@ -151,6 +145,7 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintln(w, "ok")
 	default:
+		arm.LimitBody(w, r) // the control plane sets it itself; only the data plane's may take their time
 		s.idp.ServeHTTP(w, r)
 	}
 }

@@ -260,7 +260,7 @@ func (a *agent) join(ctx context.Context, acc account, kube kubernetes.Interface
 		if errors.Is(err, access.ErrUnauthenticated) {
 			// A pod that restarts shows the token it came with again. If the
 			// cluster was never enrolled, getting a certificate says so.
-			a.cfg.Logger.Info("join token not accepted; going on with the enrolment there is", "reason", err)
+			a.cfg.Logger.Warn("join token not accepted; going on with the enrolment there is", "reason", err)
 			return nil
 		}
 		if err == nil {
