@@ -10,6 +10,8 @@ build:
 	@[ -x bin/devcluster ] || echo "build: bin/devcluster and bin/kubectl (a real kube-apiserver: the first build takes about six minutes on two cores)"
 	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/devcluster .
 	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/kubectl k8s.io/kubernetes/cmd/kubectl
+	@[ -x bin/helm ] || echo "build: bin/helm (the first build takes about a minute and a half)"
+	@cd clients && go build -trimpath -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=$$(go list -m -f '{{.Version}}' helm.sh/helm/v4)" -o ../bin/helm helm.sh/helm/v4/cmd/helm
 
 demo: build
 	@./demo.sh
