@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,8 @@ const (
 	// apiServerServiceIP is that of the service "kubernetes": the range's first.
 	apiServerServiceIP = "10.0.0.1"
 	issuer             = "https://kubernetes.default.svc.cluster.local"
+	// frontProxyUser is who kube-apiserver is to the servers of aggregated APIs.
+	frontProxyUser = "front-proxy-client"
 )
 
 // auditPolicy records every request once, at its end (or, for a watch, at its
@@ -39,15 +42,15 @@ rules:
 `
 
 // apiServerFlags is kube-apiserver's command line, but for the user's additions.
-func apiServerFlags(dir *directory, etcdEndpoint string, port int) []string {
+func apiServerFlags(dir *directory, etcdEndpoint string, on netip.AddrPort) []string {
 	return []string{
 		"--etcd-servers=" + etcdEndpoint,
 
-		"--bind-address=127.0.0.1",
-		"--secure-port=" + strconv.Itoa(port),
+		"--bind-address=" + on.Addr().String(),
+		"--secure-port=" + strconv.Itoa(int(on.Port())),
 		// Without this, start would ask the machine for a default route, which
 		// a network namespace of a test may not have.
-		"--advertise-address=127.0.0.1",
+		"--advertise-address=" + on.Addr().String(),
 		// The endpoints of the service "kubernetes" may not be on loopback.
 		"--endpoint-reconciler-type=none",
 		"--service-cluster-ip-range=" + serviceClusterIPRange,
@@ -55,6 +58,18 @@ func apiServerFlags(dir *directory, etcdEndpoint string, port int) []string {
 		"--tls-private-key-file=" + dir.file(servingName+".key"),
 
 		"--client-ca-file=" + dir.file(clientCAName+".crt"),
+
+		// Aggregated APIs, with kubeadm's names. Their servers are called at
+		// their endpoints: no kube-proxy leads from a cluster IP to one here.
+		"--requestheader-client-ca-file=" + dir.file(frontProxyCAName+".crt"),
+		"--requestheader-allowed-names=" + frontProxyUser,
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + dir.file(frontProxyName+".crt"),
+		"--proxy-client-key-file=" + dir.file(frontProxyName+".key"),
+		"--enable-aggregator-routing=true",
+
 		"--authorization-mode=Node,RBAC",
 		"--service-account-issuer=" + issuer,
 		"--service-account-signing-key-file=" + dir.file(serviceAccountKey),

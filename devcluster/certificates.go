@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 )
@@ -38,8 +39,10 @@ type certificates struct {
 // those that are missing, and issues new leaf certificates.
 //
 // There are two authorities so that a client that trusts ca.crt does not thereby
-// trust, as a server, whoever holds a client certificate.
-func prepareCertificates(dir *directory) (*certificates, error) {
+// trust, as a server, whoever holds a client certificate. The third vouches for
+// kube-apiserver towards the servers of aggregated APIs, where its client may
+// name any user; nobody else has a certificate of it.
+func prepareCertificates(dir *directory, address netip.Addr) (*certificates, error) {
 	servingCA, err := loadAuthority(dir, servingCAName)
 	if err != nil {
 		return nil, err
@@ -52,6 +55,10 @@ func prepareCertificates(dir *directory) (*certificates, error) {
 		return nil, err
 	}
 
+	if err := prepareFrontProxy(dir); err != nil {
+		return nil, err
+	}
+
 	cert, key, err := servingCA.issue(x509.Certificate{
 		Subject:     pkix.Name{CommonName: "kube-apiserver"},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -59,15 +66,12 @@ func prepareCertificates(dir *directory) (*certificates, error) {
 			"localhost",
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 		},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(apiServerServiceIP)},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(apiServerServiceIP), address.AsSlice()},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("issuing the serving certificate: %w", err)
 	}
-	if err := dir.write(servingName+".key", key); err != nil {
-		return nil, err
-	}
-	if err := dir.write(servingName+".crt", cert); err != nil {
+	if err := writePair(dir, servingName, cert, key); err != nil {
 		return nil, err
 	}
 
@@ -83,6 +87,31 @@ func prepareCertificates(dir *directory) (*certificates, error) {
 		servingCA: servingCA.certPEM, adminCert: cert, adminKey: key,
 		serving: servingCA, client: clientCA,
 	}, nil
+}
+
+// prepareFrontProxy makes what kube-apiserver proves itself with to the servers
+// of aggregated APIs, and the authority that those servers know it by.
+func prepareFrontProxy(dir *directory) error {
+	ca, err := loadAuthority(dir, frontProxyCAName)
+	if err != nil {
+		return err
+	}
+	cert, key, err := ca.issue(x509.Certificate{
+		Subject:     pkix.Name{CommonName: frontProxyUser},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return fmt.Errorf("issuing the front proxy's certificate: %w", err)
+	}
+	return writePair(dir, frontProxyName, cert, key)
+}
+
+// writePair writes a certificate and its key for kube-apiserver to read.
+func writePair(dir *directory, name string, cert, key []byte) error {
+	if err := dir.write(name+".key", key); err != nil {
+		return err
+	}
+	return dir.write(name+".crt", cert)
 }
 
 // An authority signs certificates.
@@ -263,8 +292,5 @@ func (own *kubeletCertificates) takeAPIServer(dir *directory, p tlsPair) error {
 		return fmt.Errorf("reading the API server's client certificate: %w", err)
 	}
 	own.apiServer = cert
-	if err := dir.write(kubeletClientName+".key", p.key); err != nil {
-		return err
-	}
-	return dir.write(kubeletClientName+".crt", p.cert)
+	return writePair(dir, kubeletClientName, p.cert, p.key)
 }

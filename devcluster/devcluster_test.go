@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -329,6 +330,9 @@ func TestRefused(t *testing.T) {
 		{name: "flag without value", args: []string{"--dir", t.TempDir(), "--set-flag", "v"}, want: "not name=value"},
 		{name: "flag with dashes", args: []string{"--dir", t.TempDir(), "--set-flag", "--v=4"}, want: "leave out the dashes"},
 		{name: "port", args: []string{"--dir", t.TempDir(), "--port", "70000"}, want: "invalid port"},
+		{name: "every address", args: []string{"--dir", t.TempDir(), "--bind-address", "0.0.0.0"}, want: "not one IPv4 address"},
+		{name: "host name", args: []string{"--dir", t.TempDir(), "--bind-address", "localhost"}, want: "not one IPv4 address"},
+		{name: "somebody's address", args: []string{"--dir", t.TempDir(), "--bind-address", "192.0.2.1"}, want: "cannot assign requested address"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { checkRefused(t, tt.args, tt.want) })
 	}
@@ -351,6 +355,44 @@ func checkRefused(t *testing.T, args []string, want string) {
 func TestLongPath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	startProcess(t, "--dir", dir).stop(t)
+}
+
+// TestBindAddress listens where it is told to and nowhere else, and the
+// certificate and the kubeconfig say so, too.
+func TestBindAddress(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("127.0.0.2 is an address of this machine without more ado on Linux only")
+	}
+	dir := filepath.Join(t.TempDir(), "cluster")
+	p := startProcess(t, "--dir", dir, "--bind-address", "127.0.0.2")
+	port, ok := strings.CutPrefix(p.url, "https://127.0.0.2:")
+	if !ok {
+		t.Fatalf("ready at %s, want 127.0.0.2", p.url)
+	}
+	if conn, err := net.Dial("tcp4", "127.0.0.1:"+port); err == nil {
+		conn.Close()
+		t.Error("it listens on 127.0.0.1 as well")
+	}
+	checkFrontProxy(t.Context(), t, clientFor(t, restConfig(t, dir)), dir)
+	p.stop(t)
+}
+
+// checkFrontProxy reads what the server of an aggregated API would: by which
+// authority, and which name, it knows kube-apiserver.
+func checkFrontProxy(ctx context.Context, t *testing.T, client kubernetes.Interface, dir string) {
+	t.Helper()
+	config, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"requestheader-client-ca-file": string(readFile(t, dir, frontProxyCAName+".crt")),
+		"requestheader-allowed-names":  `["` + frontProxyUser + `"]`,
+	} {
+		if got := config.Data[key]; got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
+	}
 }
 
 // freePort is free now, and very likely still when it is used.

@@ -22,7 +22,9 @@ const (
 	serviceAccountKey = "service-account.key"
 	servingCAName     = "ca"                       // .crt, .key
 	clientCAName      = "client-ca"                // .crt, .key
+	frontProxyCAName  = "front-proxy-ca"           // .crt, .key
 	servingName       = "apiserver"                // .crt, .key
+	frontProxyName    = "front-proxy-client"       // .crt, .key
 	kubeletClientName = "apiserver-kubelet-client" // .crt, .key
 	podsDir           = "pods"
 )

@@ -15,11 +15,11 @@
 //	certificates.go  the certificate authorities and the service account key
 //	                 are made once and kept; leaf certificates are made anew
 //	etcd.go          etcd, on a unix socket
-//	apiserver.go     kube-apiserver, on a loopback port
+//	apiserver.go     kube-apiserver, on a port of 127.0.0.1 or of --bind-address
 //	kubelet.go       with --kubelet: one node, see below
 //	kubeconfig.go    DIR/kubeconfig, written when /readyz says ok
 //
-// The line "ready https://127.0.0.1:PORT" on standard output and the file
+// The line "ready https://ADDRESS:PORT" on standard output and the file
 // DIR/kubeconfig appear only after that; whoever waits for either of them needs
 // no further polling. There is one stage to come: controllers, where a test
 // needs them, belong between apiserver and kubeconfig in start.go.
@@ -44,8 +44,8 @@
 // off). Without --kubelet, a pod is an object that stays Pending. With it, a pod
 // has no volumes, probes, init containers, restarts or network of its own.
 //
-// Why it is safe to run. It listens on 127.0.0.1 only; etcd is not on the
-// network at all. DIR is 0700 and each file in it 0600, and DIR/kubeconfig is
+// Why it is safe to run. It listens on 127.0.0.1 only, unless --bind-address
+// says otherwise; etcd is not on the network at all. DIR is 0700 and each file in it 0600, and DIR/kubeconfig is
 // the only way in: it holds a system:masters client certificate. It is for
 // development and tests: etcd does not call fsync, so a power cut may lose DIR.
 // With --kubelet, who may create pods or exec into them can do what this user

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -69,7 +70,7 @@ func startKubelet(ctx context.Context, dir *directory, url string, certs *certif
 	if err != nil {
 		return nil, err
 	}
-	listener, err := listen(ctx, 0)
+	listener, err := listen(ctx, netip.MustParseAddr(loopback), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func newStartCommand() *cobra.Command {
 
 When the API server is ready, one line is printed on standard output,
 
-  ready https://127.0.0.1:PORT
+  ready https://ADDRESS:PORT
 
 and DIR holds these files, among others:
 
@@ -98,6 +98,9 @@ pods, or exec into one, can do what this user can. It is a tool for development.
     --set-flag feature-gates=WatchList=false \
     --set-flag enable-admission-plugins=AlwaysPullImages
 
+  # in a network of its own, with an address that pods/proxy and aggregated APIs accept
+  ip netns exec cluster devcluster start --dir /tmp/dev --bind-address 10.10.0.1
+
   # pods that run, as processes of this user
   devcluster start --dir /tmp/dev --kubelet
   kubectl --kubeconfig /tmp/dev/kubeconfig run hello --image=none -- sh -c 'while date; do sleep 1; done'
@@ -111,7 +114,8 @@ pods, or exec into one, can do what this user can. It is a tool for development.
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&config.Dir, "dir", "", "the folder for state, certificates and logs; made if missing (required)")
-	flags.IntVar(&config.Port, "port", 0, "the port on 127.0.0.1; 0 takes a free one")
+	flags.StringVar(&config.Address, "bind-address", loopback, "the IPv4 address of this machine to listen on; whoever reaches it meets kube-apiserver's own authentication")
+	flags.IntVar(&config.Port, "port", 0, "the port to listen on; 0 takes a free one")
 	flags.StringArrayVar(&config.ExtraFlags, "set-flag", nil, "`name=value` of a flag for kube-apiserver; may be repeated, and wins over devcluster's own choice")
 	flags.BoolVar(&config.Kubelet, "kubelet", false, "run pods, without any isolation, as processes of this user on this machine")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))

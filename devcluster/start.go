@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -21,7 +23,10 @@ type startConfig struct {
 	// Dir is the folder for everything. It must be new, empty, or that of an
 	// earlier devcluster. Required.
 	Dir string
-	// Port is where kube-apiserver listens on 127.0.0.1. Zero takes a free one.
+	// Address is the IPv4 address that kube-apiserver listens on, of this machine
+	// or of the network namespace that this process runs in. Empty is 127.0.0.1.
+	Address string
+	// Port is where kube-apiserver listens. Zero takes a free one.
 	Port int
 	// ExtraFlags are flags for kube-apiserver, each name=value. They come after
 	// devcluster's own: a single value replaces ours, a list is added to ours.
@@ -40,6 +45,10 @@ func start(ctx context.Context, config startConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	address, err := parseAddress(config.Address)
+	if err != nil {
+		return err
+	}
 	dir, err := openDirectory(config.Dir)
 	if err != nil {
 		return err
@@ -49,7 +58,7 @@ func start(ctx context.Context, config startConfig) (err error) {
 	if err := dir.remove(kubeconfigFile); err != nil {
 		return err
 	}
-	certs, err := prepareCertificates(dir)
+	certs, err := prepareCertificates(dir, address)
 	if err != nil {
 		return err
 	}
@@ -68,7 +77,7 @@ func start(ctx context.Context, config startConfig) (err error) {
 		}
 		extra = append(kubeletFlags(dir), extra...)
 	}
-	listener, err := listen(ctx, config.Port)
+	listener, err := listen(ctx, address, config.Port)
 	if err != nil {
 		return err
 	}
@@ -81,14 +90,14 @@ func start(ctx context.Context, config startConfig) (err error) {
 		return orStopped(ctx, err)
 	}
 	exitOnFatal(ctx, config.Stderr, dir.file(apiServerLogFile), os.Exit)
-	port := listener.Addr().(*net.TCPAddr).Port
-	server, err := startAPIServer(listener, append(apiServerFlags(dir, etcd.endpoint, port), extra...), log)
+	bound := listener.Addr().(*net.TCPAddr).AddrPort()
+	server, err := startAPIServer(listener, append(apiServerFlags(dir, etcd.endpoint, bound), extra...), log)
 	if err != nil {
 		return errors.Join(err, stop(nil, etcd))
 	}
 	defer func() { err = errors.Join(err, stop(server, etcd)) }()
 
-	url := fmt.Sprintf("https://127.0.0.1:%d", port)
+	url := "https://" + bound.String()
 	if err := server.waitReady(startCtx, adminConfig(url, certs)); err != nil {
 		return orStopped(ctx, seeLog(dir, err))
 	}
@@ -141,11 +150,24 @@ func stop(server *apiServer, etcd *etcdServer) error {
 	}
 }
 
+// parseAddress reads --bind-address. The address of every interface is refused:
+// the certificate and the kubeconfig have to name one.
+func parseAddress(text string) (netip.Addr, error) {
+	address, err := netip.ParseAddr(cmp.Or(text, loopback))
+	if err != nil || !address.Is4() || address.IsUnspecified() {
+		return address, &hintError{
+			err:  fmt.Errorf("--bind-address %q is not one IPv4 address of this machine", text),
+			hint: "leave it out for 127.0.0.1",
+		}
+	}
+	return address, nil
+}
+
 // listen opens the port before anything else starts, so that a port in use is
 // refused at once.
-func listen(ctx context.Context, port int) (*net.TCPListener, error) {
+func listen(ctx context.Context, address netip.Addr, port int) (*net.TCPListener, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := lc.Listen(ctx, "tcp4", fmt.Sprintf("%s:%d", address, port))
 	if err != nil {
 		return nil, &hintError{err: fmt.Errorf("opening the port: %w", err), hint: "give another --port, or --port 0 for a free one"}
 	}
