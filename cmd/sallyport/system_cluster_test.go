@@ -6,9 +6,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +28,13 @@ type kubeCluster struct {
 	dir    string
 	server string // https://127.0.0.1:port
 	admin  *kubernetes.Clientset
+
+	// flags are devcluster's; startChild and dial start a process where the
+	// cluster is, and reach it from there. The zero values are a cluster with
+	// pods that run, in the network of this process.
+	flags      []string
+	startChild func(*exec.Cmd) error
+	dial       func(ctx context.Context, network, address string) (net.Conn, error)
 
 	once  sync.Once
 	err   error
@@ -83,7 +92,8 @@ func (c *kubeCluster) start() error {
 	}
 	// The shell ends the child when its standard input does, so a test binary
 	// that is killed leaves no cluster behind.
-	c.child = exec.Command("sh", "-c", `"$0" start --kubelet --dir "$1" & read -r _; kill $!; wait`, devcluster, c.dir)
+	flags := slices.Concat([]string{"-c", `"$0" start --kubelet --dir "$@" & read -r _; kill $!; wait`, devcluster, c.dir}, c.flags)
+	c.child = exec.Command("sh", flags...)
 	stdin, err := c.child.StdinPipe()
 	if err != nil {
 		return err
@@ -94,7 +104,7 @@ func (c *kubeCluster) start() error {
 		return err
 	}
 	c.child.Stderr = os.Stderr
-	if err := c.child.Start(); err != nil {
+	if err := c.startIn(c.child); err != nil {
 		return fmt.Errorf("start devcluster: %w", err)
 	}
 	ready := make(chan string, 1)
@@ -117,7 +127,7 @@ func (c *kubeCluster) start() error {
 	if err != nil {
 		return err
 	}
-	config.QPS = -1
+	config.QPS, config.Dial = -1, c.dial
 	c.admin, err = kubernetes.NewForConfig(config)
 	return err
 }
@@ -137,6 +147,20 @@ func (c *kubeCluster) stop() error {
 		return fmt.Errorf("devcluster did not end; it may still run in %s", c.dir)
 	}
 	return os.RemoveAll(c.dir)
+}
+
+// startIn starts a process where the cluster is.
+func (c *kubeCluster) startIn(cmd *exec.Cmd) error {
+	if c.startChild != nil {
+		return c.startChild(cmd)
+	}
+	return cmd.Start()
+}
+
+// kubectl runs kubectl as the admin, where the cluster is.
+func (c *kubeCluster) kubectl(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	return kubectlBy(t, c.startIn, c.kubeconfig(), stdin, args...)
 }
 
 func (c *kubeCluster) kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
@@ -204,6 +228,12 @@ func (c *kubeCluster) objects(t *testing.T) []string {
 // kubectl runs kubectl with a kubeconfig, and returns what it printed.
 func kubectl(t *testing.T, kubeconfig, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
+	return kubectlBy(t, (*exec.Cmd).Start, kubeconfig, stdin, args...)
+}
+
+// kubectlBy is kubectl for one that start starts elsewhere.
+func kubectlBy(t *testing.T, start func(*exec.Cmd) error, kubeconfig, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
 	path, err := tool("kubectl")
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +243,9 @@ func kubectl(t *testing.T, kubeconfig, stdin string, args ...string) (stdout, st
 	cmd := exec.CommandContext(ctx, path, append([]string{"--kubeconfig", kubeconfig, "--cache-dir", t.TempDir()}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
-	err = cmd.Run()
+	if err := start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
 	return out.String(), errs.String(), err
 }

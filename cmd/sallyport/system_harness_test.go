@@ -48,14 +48,32 @@ type system struct {
 	server *process
 	url    string
 	logs   *buffer // of every server and agent of this system
+
+	// run and runAgent are where the server and the command line, and the
+	// agents, run; kube is the cluster they are for. newSystem leaves them at
+	// this process and the cluster that tests share.
+	run, runAgent runner
+	kube          *kubeCluster
 }
+
+// runner runs one command line of ours to its end, as [run] does.
+type runner func(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int
 
 // newSystem starts a server on an empty data folder. Everything is stopped
 // with the test, and must then have left no goroutine behind.
 func newSystem(t *testing.T, flags ...string) *system {
 	t.Helper()
+	s := &system{t: t, flags: flags, run: run, runAgent: run}
+	s.begin()
+	return s
+}
+
+// begin is newSystem for a system that runs elsewhere.
+func (s *system) begin() {
+	t := s.t
+	t.Helper()
 	before := goleak.IgnoreCurrent()
-	s := &system{t: t, dir: filepath.Join(t.TempDir(), "data"), flags: flags, logs: &buffer{}}
+	s.dir, s.logs = filepath.Join(t.TempDir(), "data"), &buffer{}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last of the logs:\n%s", s.logs.tail(4000))
@@ -63,7 +81,15 @@ func newSystem(t *testing.T, flags ...string) *system {
 		checkGoroutines(t, before)
 	})
 	s.start()
-	return s
+}
+
+// cluster is the one that this system's agents are in.
+func (s *system) cluster() *kubeCluster {
+	s.t.Helper()
+	if s.kube == nil {
+		s.kube = theCluster(s.t)
+	}
+	return s.kube
 }
 
 // checkGoroutines fails the test if a goroutine began since and goes on.
@@ -99,7 +125,7 @@ func (s *system) start(flags ...string) {
 		// A later start takes the same port: agents and kubeconfigs know it.
 		args = append(args, "--listen", cmp.Or(strings.TrimPrefix(s.url, "https://"), "127.0.0.1:0"))
 	}
-	s.server = s.process("server", args...)
+	s.server = s.process("server", s.run, args...)
 	s.await("the server is ready", func() bool {
 		_, url, ok := strings.Cut(s.server.stdout.String(), "ready ")
 		s.url = strings.TrimSpace(url)
@@ -121,7 +147,7 @@ type process struct {
 }
 
 // process starts one, which is stopped with the test at the latest.
-func (s *system) process(name string, args ...string) *process {
+func (s *system) process(name string, run runner, args ...string) *process {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{name: name, cancel: cancel, done: make(chan struct{}), stdout: &buffer{}, log: &buffer{}}
 	go func() {
@@ -185,7 +211,7 @@ func (s *system) cli(args ...string) result {
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	args = append(args, "--operator", filepath.Join(s.dir, "operator.json"))
-	code := run(ctx, args, strings.NewReader(""), &stdout, &stderr)
+	code := s.run(ctx, args, strings.NewReader(""), &stdout, &stderr)
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -277,9 +303,9 @@ type installed struct {
 // the tokens of their accounts. It starts nothing.
 func (s *system) install(cluster, roles string, flags ...string) *installed {
 	s.t.Helper()
-	kube := theCluster(s.t)
+	kube := s.cluster()
 	manifest := s.must(slices.Concat([]string{"agent", "manifest", "-n", cluster, "--roles", roles}, flags)...)
-	if out, stderr, err := kubectl(s.t, kube.kubeconfig(), manifest, "apply", "-f", "-"); err != nil {
+	if out, stderr, err := kube.kubectl(s.t, manifest, "apply", "-f", "-"); err != nil {
 		s.t.Fatalf("apply the manifest: %v\n%s%s", err, out, stderr)
 	}
 	a := &installed{s: s, cluster: cluster, kube: kube, dir: s.t.TempDir(), args: map[string][]string{}, halves: map[string]*process{}}
@@ -330,7 +356,7 @@ func (a *installed) start() {
 	tunnels := func() int { return strings.Count(a.s.server.log.String(), "agent connected") }
 	before := tunnels()
 	for half, args := range a.args {
-		a.halves[half] = a.s.process("agent "+half, args...)
+		a.halves[half] = a.s.process("agent "+half, a.s.runAgent, args...)
 	}
 	a.s.await("the agent has its feed", func() bool { return a.s.connected(a.cluster) })
 	a.s.await("the agent has its tunnel", func() bool { return tunnels() > before })
