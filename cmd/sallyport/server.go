@@ -58,6 +58,15 @@ type serverConfig struct {
 	BindingLimit int
 	// AgentTimeout is how long a binding's write waits for the cluster's agent.
 	AgentTimeout time.Duration
+	// AuditMaxSize, in MiB, and AuditMaxAge, of its first record, are what the
+	// audit log may grow to before it is set aside as audit-TIME.log; 0 for no
+	// limit.
+	AuditMaxSize int
+	AuditMaxAge  time.Duration
+	// AuditKeep is how long files set aside stay; 0 for ever. There is no limit
+	// to their size: nobody may push records out by making noise. When the disk
+	// is full the server refuses everything.
+	AuditKeep time.Duration
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
@@ -74,6 +83,9 @@ func defaultServerConfig() serverConfig {
 		IdentityListen: "127.0.0.1:8444",
 		BindingLimit:   8,
 		AgentTimeout:   time.Minute,
+		AuditMaxSize:   100,
+		AuditMaxAge:    24 * time.Hour,
+		AuditKeep:      90 * 24 * time.Hour,
 	}
 }
 
@@ -107,6 +119,9 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
 	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
 	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
+	f.IntVar(&cfg.AuditMaxSize, "audit-max-size", cfg.AuditMaxSize, "size in MiB at which the audit log is set aside; 0 for no limit")
+	f.DurationVar(&cfg.AuditMaxAge, "audit-max-age", cfg.AuditMaxAge, "age of its first record at which the audit log is set aside; 0 for no limit")
+	f.DurationVar(&cfg.AuditKeep, "audit-keep", cfg.AuditKeep, "how long audit logs that were set aside are kept; 0 for ever")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
 	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -200,6 +215,9 @@ func checkServerConfig(cfg serverConfig) error {
 	if cfg.BindingLimit < 1 {
 		return fmt.Errorf("--binding-limit %d must be at least 1: %w", cfg.BindingLimit, access.ErrInvalid)
 	}
+	if cfg.AuditMaxSize < 0 || cfg.AuditMaxAge < 0 || cfg.AuditKeep < 0 {
+		return fmt.Errorf("--audit-max-size %d, --audit-max-age %s and --audit-keep %s must be 0, for no limit, or more: %w", cfg.AuditMaxSize, cfg.AuditMaxAge, cfg.AuditKeep, access.ErrInvalid)
+	}
 	return nil
 }
 
@@ -215,7 +233,11 @@ func (s *server) openState(ctx context.Context) (err error) {
 	if s.keys, err = idp.OpenKeys(dir("keys")); err != nil {
 		return err
 	}
-	if s.audit, err = audit.Open(dir("audit.log")); err != nil {
+	s.audit, err = audit.Open(audit.Config{
+		Path: dir("audit.log"), MaxSize: int64(s.cfg.AuditMaxSize) << 20, MaxAge: s.cfg.AuditMaxAge, Keep: s.cfg.AuditKeep,
+		Logger: s.log.With("part", "audit"),
+	})
+	if err != nil {
 		return err
 	}
 	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd")}

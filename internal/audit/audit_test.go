@@ -19,7 +19,7 @@ import (
 
 func open(t *testing.T, path string) *audit.File {
 	t.Helper()
-	f, err := audit.Open(path)
+	f, err := audit.Open(audit.Config{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestNotWrittenIsAnError(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{dir, filepath.Join(dir, "missing", "audit.log"), ""} {
-		if _, err := audit.Open(path); err == nil {
+		if _, err := audit.Open(audit.Config{Path: path}); err == nil {
 			t.Errorf("%q opened", path)
 		}
 	}
@@ -174,7 +174,7 @@ func FuzzOneLine(f *testing.F) {
 		f.Add(s)
 	}
 	path := filepath.Join(f.TempDir(), "audit.log")
-	log, err := audit.Open(path)
+	log, err := audit.Open(audit.Config{Path: path})
 	if err != nil {
 		f.Fatal(err)
 	}

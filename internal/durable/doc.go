@@ -12,6 +12,8 @@
 // others read what it made. [Replace] gives it by a rename, which puts the new
 // file in the place of the old in one step.
 //
+// [SyncDir] is for who renames files of his own.
+//
 // Not here: reading, folders, and whether a file may be replaced at all. Errors
 // are those of package os with the path; their kind is the caller's to say.
 package durable

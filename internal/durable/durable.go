@@ -32,11 +32,11 @@ func write(path string, data []byte, name func(temp, path string) error) (err er
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return errors.Join(name(f.Name(), path), syncDir(dir))
+	return errors.Join(name(f.Name(), path), SyncDir(dir))
 }
 
-// syncDir makes a new name in dir last.
-func syncDir(dir string) error {
+// SyncDir makes the names in dir last, as they are now.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
