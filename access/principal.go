@@ -13,7 +13,7 @@ type Principal struct {
 	// Resource is the source behind a managed-identity token, from xms_mirid;
 	// zero for a user or a plain application.
 	Resource ResourceID
-	Expires  time.Time
+	Expires  time.Time // the token's own end
 }
 
 // UserAssignedType is the type of identities that Trusted Access refuses
@@ -29,4 +29,5 @@ type Grant struct {
 	Binding    string // name, in the casing that names the objects in the cluster
 	BindingUID string
 	Source     ResourceID
+	Roles      []string // the binding's, as written; for the record, since Kubernetes holds them
 }

@@ -28,13 +28,23 @@ type Record struct {
 	Remote   string `json:"remote,omitempty"` // address of the connection
 
 	// What.
-	Cluster    string `json:"cluster,omitempty"`
-	Binding    string `json:"binding,omitempty"`
-	BindingUID string `json:"bindingUid,omitempty"`
-	Method     string `json:"method,omitempty"`
-	Path       string `json:"path,omitempty"` // without query
-	Action     string `json:"action,omitempty"`
-	Detail     any    `json:"detail,omitempty"`
+	Cluster    string   `json:"cluster,omitempty"`
+	Binding    string   `json:"binding,omitempty"`
+	BindingUID string   `json:"bindingUid,omitempty"`
+	Roles      []string `json:"roles,omitempty"` // of the binding
+	Method     string   `json:"method,omitempty"`
+	Path       string   `json:"path,omitempty"` // without query
+	Action     string   `json:"action,omitempty"`
+	Detail     any      `json:"detail,omitempty"`
+
+	// What Kubernetes takes the request to be (package requestinfo). APIGroup is
+	// empty for the core group, Resource for a path that is none.
+	Verb        string `json:"verb,omitempty"`
+	APIGroup    string `json:"apiGroup,omitempty"`
+	Resource    string `json:"resource,omitempty"`
+	Subresource string `json:"subresource,omitempty"`
+	Namespace   string `json:"namespace,omitempty"`
+	Name        string `json:"name,omitempty"`
 
 	// Outcome.
 	Allowed  *bool         `json:"allowed,omitempty"`

@@ -124,7 +124,7 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Gra
 			waiting = b.Name()
 			continue
 		}
-		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source}, nil
+		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source, Roles: b.Roles}, nil
 	}
 	if waiting != "" {
 		return access.Grant{}, fmt.Errorf("binding %q is consented to, but the agent of cluster %s has not put it in force yet: %w", waiting, c.ID.Name(), access.ErrUnavailable)

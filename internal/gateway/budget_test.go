@@ -15,32 +15,6 @@ import (
 	"github.com/sallyport/sallyport/internal/gateway"
 )
 
-// TestUpgradablePaths: item 9, and no exec by way of nodes/proxy.
-func TestUpgradablePaths(t *testing.T) {
-	const ns = "/api/v1/namespaces/default"
-	for path, want := range map[string]bool{
-		ns + "/pods/p/exec":                             true,
-		ns + "/pods/p/attach":                           true,
-		ns + "/pods/p/portforward":                      true,
-		ns + "/pods/p/proxy":                            true,
-		ns + "/pods/p:8080/proxy/chat/socket":           true,
-		ns + "/services/https:s:443/proxy/socket":       true,
-		ns + "/pods/p":                                  false,
-		ns + "/pods/p/log":                              false,
-		ns + "/pods/p/exec/more":                        false,
-		ns + "/services/s/exec":                         false,
-		ns + "/pods":                                    false,
-		"/api/v1/nodes/n/proxy/exec/ns/p/c":             false,
-		"/api/v1/watch/pods/p/exec/x/y":                 false,
-		"/apis/example.com/v1/namespaces/n/pods/p/exec": false,
-		"/": false,
-	} {
-		if got := gateway.MayUpgrade(path); got != want {
-			t.Errorf("%s: %v", path, got)
-		}
-	}
-}
-
 // TestStrangersCannotFillTheAuditLog: refusals without an identity are
 // recorded up to a rate, and the rest is counted.
 func TestStrangersCannotFillTheAuditLog(t *testing.T) {

@@ -9,9 +9,11 @@
 // having asked.
 //
 // The gateway decides who, and whether the owner consented. What may be done
-// is decided by Kubernetes RBAC in the cluster, so verbs and resources are not
-// looked at here. It holds no credential of any cluster: it states the grant
-// to the agent, which checks it against its own knowledge.
+// is decided by Kubernetes RBAC in the cluster: verb and resource, as package
+// requestinfo reads them, are written into the record, and choose which headers
+// pass and whether the connection may be upgraded, but allow nothing. It holds
+// no credential of any cluster: it states the grant to the agent, which checks
+// it against its own knowledge.
 //
 // A request's path is read once and its bytes are forwarded as they were
 // authorised, never cleaned (checklist, item 10). Headers pass by allow-list

@@ -14,6 +14,3 @@ func ParseTarget(u *url.URL, requestURI string) (cluster access.ResourceID, path
 
 // RecordsPerSecond is recordsPerSecond.
 const RecordsPerSecond = recordsPerSecond
-
-// MayUpgrade is mayUpgrade.
-func MayUpgrade(path string) bool { return mayUpgrade(path) }

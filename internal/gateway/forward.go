@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/requestinfo"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -151,7 +152,7 @@ func insideCluster(location string) bool {
 	if end := strings.IndexAny(path, "?#"); end >= 0 {
 		path = path[:end]
 	}
-	return checkPath(path) == nil
+	return requestinfo.CheckPath(path) == nil
 }
 
 // plainType reports whether no browser would run content of this type.

@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
+	"github.com/sallyport/sallyport/internal/requestinfo"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -100,6 +101,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // admission is a request that was allowed, with all that forwarding needs.
 type admission struct {
 	target
+	info    requestinfo.Info
 	grant   access.Grant
 	to      http.RoundTripper
 	upgrade bool
@@ -113,10 +115,11 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 		return adm, err
 	}
 	adm.target = t
-	if r.Method == http.MethodConnect {
-		return adm, fmt.Errorf("method CONNECT asks for another destination: %w", access.ErrInvalid)
-	}
 	rec.Cluster, rec.Path = t.cluster.String(), access.Clip(t.path, 1024)
+	if adm.info, err = requestinfo.Parse(r.Method, t.path, t.query); err != nil {
+		return adm, err
+	}
+	describe(rec, adm.info)
 	token, err := authenticate.BearerToken(r.Header)
 	if err != nil {
 		return adm, err
@@ -133,18 +136,26 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if err != nil {
 		return adm, err
 	}
-	if adm.upgrade = proto != ""; adm.upgrade && !mayUpgrade(t.path) {
+	if adm.upgrade = proto != ""; adm.upgrade && !adm.info.MayUpgrade() {
 		return adm, fmt.Errorf("only exec, attach, portforward and proxy of a pod, and proxy of a service, can be upgraded: %w", access.ErrInvalid)
 	}
 	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster)
 	if err != nil {
 		return adm, err
 	}
-	rec.Binding, rec.BindingUID = adm.grant.Binding, adm.grant.BindingUID
+	rec.Binding, rec.BindingUID, rec.Roles = adm.grant.Binding, adm.grant.BindingUID, adm.grant.Roles
 	if adm.to, err = g.cfg.To(adm.grant.ClusterUID); err != nil {
 		return adm, fmt.Errorf("no agent of cluster %s is connected: %w", t.cluster.Name(), access.ErrUnavailable)
 	}
 	return adm, nil
+}
+
+// describe notes what Kubernetes takes the request to be. Only what the client
+// wrote without a bound of its own is clipped.
+func describe(rec *audit.Record, info requestinfo.Info) {
+	rec.Verb = info.Verb
+	rec.APIGroup, rec.Resource, rec.Subresource = access.Clip(info.APIGroup, 256), access.Clip(info.Resource, 256), access.Clip(info.Subresource, 256)
+	rec.Namespace, rec.Name = access.Clip(info.Namespace, 256), access.Clip(info.Name, 256)
 }
 
 // record writes one audit record. Its error means the request must be refused.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/requestinfo"
 )
 
 // PathPrefix is the first segment of every data-plane address:
@@ -44,7 +45,7 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 	if !ok {
 		return target{}, fmt.Errorf("the address must begin with %s/subscriptions/: %w", PathPrefix, access.ErrNotFound)
 	}
-	if err := checkPath(rest); err != nil {
+	if err := requestinfo.CheckPath(rest); err != nil {
 		return target{}, err
 	}
 	if _, err := url.ParseQuery(u.RawQuery); err != nil {
@@ -68,43 +69,4 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 		path += segments[idSegments]
 	}
 	return target{cluster: id, path: path, query: u.RawQuery}, nil
-}
-
-// checkPath refuses what could be read in two ways. A trailing slash is
-// allowed, since kubectl proxies services with one.
-func checkPath(path string) error {
-	lower := strings.ToLower(path)
-	for _, bad := range []string{"%2e", "%2f", "%5c", "%00", "\\"} {
-		if strings.Contains(lower, bad) {
-			return fmt.Errorf("the path contains %q, which readers disagree on: %w", bad, access.ErrInvalid)
-		}
-	}
-	segments := strings.Split(path, "/")
-	for i, segment := range segments {
-		// A parameter such as "..;x" is a dot segment to some readers.
-		name, _, _ := strings.Cut(segment, ";")
-		if name == "." || name == ".." || segment == "" && i != len(segments)-1 {
-			return fmt.Errorf("the path contains the segment %q: %w", segment, access.ErrInvalid)
-		}
-	}
-	return nil
-}
-
-// mayUpgrade reports whether the path is one of the subresources that speak
-// another protocol (checklist, item 9). nodes/proxy is not among them: an
-// upgraded GET of it is an exec through the kubelet, past RBAC for pods/exec.
-func mayUpgrade(path string) bool {
-	// /api/v1/namespaces/NS/{pods|services}/NAME/SUB[/...]
-	seg := strings.Split(path, "/")
-	if len(seg) < 8 || seg[1] != "api" || seg[2] != "v1" || seg[3] != "namespaces" {
-		return false
-	}
-	switch kind, sub := seg[5], seg[7]; kind {
-	case "pods":
-		return sub == "proxy" || len(seg) == 8 && (sub == "exec" || sub == "attach" || sub == "portforward")
-	case "services":
-		return sub == "proxy"
-	default:
-		return false
-	}
 }

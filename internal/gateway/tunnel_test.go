@@ -102,7 +102,7 @@ func TestThroughATunnel(t *testing.T) {
 		fmt.Fprintf(w, "%s %s %s", req.Method, req.RequestURI, body)
 	}))
 	s := r.serve(t, true)
-	for _, path := range []string{"/api/v1/pods?limit=5&x=%2F", "/api/a%20b%25c;d:e@f", "/"} {
+	for _, path := range []string{"/api/v1/pods?limit=5&x=%2F", "/api/v1/namespaces/d/services/s/proxy/a%20b%25c;d:e@f", "/"} {
 		req, _ := http.NewRequestWithContext(t.Context(), "PATCH", s.URL+base+path, strings.NewReader("body"))
 		req.Header.Set("Authorization", "Bearer good")
 		resp, err := s.Client().Do(req)
