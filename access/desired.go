@@ -1,5 +1,7 @@
 package access
 
+import "time"
+
 // Desired is all that a cluster's agent has to make true. It is sent whole at
 // each change and as a heartbeat, so an agent that missed a message is right
 // again with the next one.
@@ -20,6 +22,10 @@ type DesiredBinding struct {
 	Retired    int64      `json:"retired"` // as last reported, see [BindingReport]
 	Source     ResourceID `json:"source"`
 	Roles      []Role     `json:"roles"`
+	// Locked and ExpiresOn are what [Combine] made of the policies. The roles
+	// stay in the cluster; the proxy refuses to use them.
+	Locked    bool      `json:"locked,omitempty"`
+	ExpiresOn time.Time `json:"expiresOn,omitzero"` // zero: never
 }
 
 // Report is what an agent says of its work; the latest one holds.

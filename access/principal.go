@@ -1,6 +1,9 @@
 package access
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Principal is an authenticated caller. Identity is the triple of issuer,
 // tenant and object id (or resource id); a bare subject is never compared
@@ -30,4 +33,6 @@ type Grant struct {
 	BindingUID string
 	Source     ResourceID
 	Roles      []string // the binding's, as written; for the record, since Kubernetes holds them
+	// From is where the request came from, as it was asked with.
+	From netip.Addr
 }

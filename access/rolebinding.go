@@ -39,6 +39,8 @@ type RoleBinding struct {
 	Consented Consent   `json:"consented"` // who wrote it last
 	Created   time.Time `json:"created"`
 	Applied   Applied   `json:"applied"`
+	// Policy bounds the access of this binding, within the cluster's.
+	Policy Policy `json:"policy,omitzero"`
 }
 
 // Consent names who gave it.

@@ -50,6 +50,7 @@ func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.
 			s.index.UpdateResources(forIndex(u))
 		})
 	})
+	group.Go(func() error { return s.index.Run(ctx) })
 	group.Go(func() error { return s.control.Run(ctx) })
 	group.Go(func() error { return s.arm.Run(ctx) })
 	group.Go(func() error { return s.data.Run(ctx) })

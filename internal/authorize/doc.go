@@ -18,7 +18,15 @@
 //     second look is seen by it; one that arrives after finds the request
 //     registered and cuts it through [Config.Revoked] (checklist, item 26).
 //
+// A policy of the cluster or of the binding can bound what was consented to:
+// locked, expired, or from an address outside its ranges means ErrForbidden,
+// with the reason. Policies are part of the records they bound, so they are as
+// fresh as those and never seen apart from them. Grant and Holds look at the
+// clock themselves; [Index.Run] cuts what is live when its time is over. A
+// change that leaves out a range cuts all of the binding's requests: those from
+// addresses that are still allowed come back.
+//
 // When several bindings of a cluster name the same source, the oldest that is
-// in force speaks for it: Kubernetes knows each binding as a user of its own,
+// in force and admits speaks for it: Kubernetes knows each binding as a user of its own,
 // and one request can be one user only.
 package authorize

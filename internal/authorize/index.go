@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -18,14 +19,19 @@ type Config struct {
 	// before it refuses. Default 5 s.
 	MaxAge time.Duration
 	// Revoked is called when requests of a binding must end: it was deleted,
-	// re-created, or narrowed and the cluster has lost the role, or its source
-	// was deleted. It is called without a lock held, in the order of updates,
-	// and before [Index.WaitFor] returns for them.
+	// re-created, or narrowed and the cluster has lost the role, its source was
+	// deleted, or a policy locks it, has let it expire or narrows where it is
+	// used from. It is called without a lock held, in the order of updates, and
+	// before [Index.WaitFor] returns for them.
 	Revoked func(bindingUID, cause string)
 	// ClusterGone is called with the uid of a cluster that is no longer
 	// registered, or whose enrolment rose to generation; agents below it must
 	// go. It is called as Revoked is.
 	ClusterGone func(clusterUID string, generation int64)
+	// Ranges makes of a policy's allowed source ranges what an address is held
+	// against. Default: [access.ParseRanges], which knows no service tags. If
+	// it fails, no address is in the ranges.
+	Ranges func(ranges []string) (Set, error)
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
 }
@@ -40,10 +46,13 @@ type Index struct {
 	bindings    map[string]entry          // by binding key
 	bySource    map[sourceKey][]string    // binding keys, oldest first
 	identities  map[string]string         // object id of each resource's identity, by resource key
+	allowed     map[string]Set            // of policies with source ranges, by cluster or binding key
 	heard       struct{ clusters, bindings, resources time.Time }
-	revision    int64         // of the bindings
-	advanced    chan struct{} // closed and replaced when the revision advances
+	revisions   struct{ clusters, bindings int64 }
+	advanced    chan struct{} // closed and replaced when a revision advances
 	loaded      chan struct{} // closed when every kind has been heard once
+
+	bounds bounds
 }
 
 type entry struct {
@@ -68,6 +77,9 @@ func NewIndex(cfg Config) *Index {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Ranges == nil {
+		cfg.Ranges = func(ranges []string) (Set, error) { return access.ParseRanges(ranges) }
+	}
 	if cfg.Revoked == nil {
 		cfg.Revoked = func(string, string) {}
 	}
@@ -81,16 +93,19 @@ func NewIndex(cfg Config) *Index {
 		bindings:    map[string]entry{},
 		bySource:    map[sourceKey][]string{},
 		identities:  map[string]string{},
+		allowed:     map[string]Set{},
+		bounds:      newBounds(),
 		loaded:      make(chan struct{}),
 		advanced:    make(chan struct{}),
 	}
 }
 
-// Grant decides whether p may act in the cluster. Its error wraps
-// [access.ErrUnavailable] when the index cannot prove it is current,
-// [access.ErrNotFound] for an unknown cluster, [access.ErrUnauthenticated] for
-// a token of another tenant and [access.ErrForbidden] without a binding.
-func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Grant, error) {
+// Grant decides whether p may act in the cluster from an address; the zero one
+// is in no range. Its error wraps [access.ErrUnavailable] when the index cannot
+// prove it is current, [access.ErrNotFound] for an unknown cluster,
+// [access.ErrUnauthenticated] for a token of another tenant and
+// [access.ErrForbidden] without a binding that admits it.
+func (x *Index) Grant(p access.Principal, cluster access.ResourceID, from netip.Addr) (access.Grant, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if err := x.freshLocked(); err != nil {
@@ -107,6 +122,7 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Gra
 		return access.Grant{}, fmt.Errorf("the token names no source resource: %w", access.ErrUnauthenticated)
 	}
 	replaced, waiting := "", ""
+	var bounded error // why the oldest binding in force does not admit
 	for _, key := range x.bySource[sourceKey{cluster.Key(), p.Resource.Key()}] {
 		b := x.bindings[key]
 		if b.State == access.Deleting {
@@ -124,7 +140,14 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID) (access.Gra
 			waiting = b.Name()
 			continue
 		}
-		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source, Roles: b.Roles}, nil
+		if err := x.admitsLocked(c, b.RoleBinding, from); err != nil {
+			bounded = cmp.Or(bounded, err)
+			continue
+		}
+		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source, From: from, Roles: b.Roles}, nil
+	}
+	if bounded != nil {
+		return access.Grant{}, bounded
 	}
 	if waiting != "" {
 		return access.Grant{}, fmt.Errorf("binding %q is consented to, but the agent of cluster %s has not put it in force yet: %w", waiting, c.ID.Name(), access.ErrUnavailable)
@@ -143,7 +166,8 @@ func (x *Index) Holds(g access.Grant) error {
 	if err := x.freshLocked(); err != nil {
 		return err
 	}
-	if c, ok := x.clusters[g.Cluster.Key()]; !ok || c.UID != g.ClusterUID {
+	c, ok := x.clusters[g.Cluster.Key()]
+	if !ok || c.UID != g.ClusterUID {
 		return fmt.Errorf("cluster %s is no longer registered as it was: %w", g.Cluster.Name(), access.ErrForbidden)
 	}
 	key := g.Cluster.Key() + "/trustedaccessrolebindings/" + strings.ToLower(g.Binding)
@@ -151,7 +175,7 @@ func (x *Index) Holds(g access.Grant) error {
 	if !ok || b.UID != g.BindingUID || b.State == access.Deleting {
 		return fmt.Errorf("trusted access role binding %q was withdrawn: %w", g.Binding, access.ErrForbidden)
 	}
-	return nil
+	return x.admitsLocked(c, b.RoleBinding, g.From)
 }
 
 func (x *Index) freshLocked() error {
@@ -193,9 +217,18 @@ func (x *Index) Fresh() error {
 // store's revision, so that a deletion is acknowledged only when it is in
 // force here. Deleting a cluster deletes its bindings in the same transaction.
 func (x *Index) WaitFor(ctx context.Context, revision int64) error {
+	return x.waitFor(ctx, revision, &x.revisions.bindings)
+}
+
+// WaitForClusters is WaitFor for the changes of clusters.
+func (x *Index) WaitForClusters(ctx context.Context, revision int64) error {
+	return x.waitFor(ctx, revision, &x.revisions.clusters)
+}
+
+func (x *Index) waitFor(ctx context.Context, revision int64, have *int64) error {
 	for {
 		x.mu.RLock()
-		reached := x.revision >= revision
+		reached := *have >= revision
 		advanced := x.advanced
 		x.mu.RUnlock()
 		if reached {
@@ -219,13 +252,23 @@ type Update[T any] struct {
 	AsOf     time.Time // when this was known to be current
 }
 
+// isProof tells of an update that changes nothing.
+func (u Update[T]) isProof() bool { return !u.Reset && len(u.Changed) == 0 && len(u.Deleted) == 0 }
+
 // UpdateClusters takes an update of the store's clusters.
 func (x *Index) UpdateClusters(u Update[access.Cluster]) {
-	gone := x.applyClusters(u)
+	gone, revoked := x.applyClusters(u)
 	for _, g := range gone {
 		x.cfg.ClusterGone(g.uid, g.generation)
 	}
-	x.hear(func() { x.heard.clusters = u.AsOf })
+	x.revoke(revoked)
+	if !u.isProof() {
+		x.boundsChanged()
+	}
+	x.hear(func() {
+		x.heard.clusters = u.AsOf
+		x.advanceLocked(&x.revisions.clusters, u.Revision)
+	})
 }
 
 // clusterGone says whose agents must go.
@@ -237,7 +280,7 @@ type clusterGone struct {
 // maxGeneration is above every generation: all agents of the cluster must go.
 const maxGeneration = int64(^uint64(0) >> 1)
 
-func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone) {
+func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone, revoked []revocation) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	deleted := u.Deleted
@@ -247,6 +290,7 @@ func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone) {
 	for _, key := range deleted {
 		if old, ok := x.clusters[key]; ok {
 			delete(x.clusters, key)
+			delete(x.allowed, key)
 			delete(x.generations, old.UID)
 			gone = append(gone, clusterGone{old.UID, maxGeneration})
 		}
@@ -261,11 +305,15 @@ func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone) {
 			case old.Generation < c.Generation:
 				gone = append(gone, clusterGone{c.UID, c.Generation})
 			}
+			if old.UID == c.UID && c.Policy.NarrowsFrom(old.Policy) {
+				revoked = append(revoked, x.narrowedLocked(c)...)
+			}
 		}
 		x.clusters[key] = c
 		x.generations[c.UID] = c.Generation
+		x.allowLocked(key, c.Policy)
 	}
-	return gone
+	return gone, revoked
 }
 
 // UpdateResources takes an update of the store's resources: the sources whose
@@ -314,17 +362,23 @@ func (x *Index) applyResources(u Update[access.Resource]) (revoked []string) {
 
 // UpdateBindings takes an update of the store's bindings.
 func (x *Index) UpdateBindings(u Update[access.RoleBinding]) {
-	for _, r := range x.applyBindings(u) {
-		x.cfg.Revoked(r.uid, r.cause)
+	x.revoke(x.applyBindings(u))
+	if !u.isProof() {
+		x.boundsChanged()
 	}
 	x.hear(func() {
 		x.heard.bindings = u.AsOf
-		if u.Revision > x.revision {
-			x.revision = u.Revision
-			close(x.advanced)
-			x.advanced = make(chan struct{})
-		}
+		x.advanceLocked(&x.revisions.bindings, u.Revision)
 	})
+}
+
+// advanceLocked notes that one kind is known up to a revision.
+func (x *Index) advanceLocked(have *int64, revision int64) {
+	if revision > *have {
+		*have = revision
+		close(x.advanced)
+		x.advanced = make(chan struct{})
+	}
 }
 
 // hear notes, under the lock, that one kind was heard of.
@@ -339,6 +393,13 @@ func (x *Index) hear(note func()) {
 
 // revocation says whose requests must end, and why.
 type revocation struct{ uid, cause string }
+
+// revoke is called without a lock held.
+func (x *Index) revoke(revoked []revocation) {
+	for _, r := range revoked {
+		x.cfg.Revoked(r.uid, r.cause)
+	}
+}
 
 func (x *Index) applyBindings(u Update[access.RoleBinding]) (revoked []revocation) {
 	x.mu.Lock()
@@ -380,6 +441,7 @@ func (x *Index) putLocked(b access.RoleBinding) revocation {
 		x.removeLocked(key)
 	}
 	x.bindings[key] = next
+	x.allowLocked(key, b.Policy)
 	sk := sourceKey{b.Cluster().Key(), b.Source.Key()}
 	x.bySource[sk] = append(x.bySource[sk], key)
 	slices.SortFunc(x.bySource[sk], func(a, b string) int {
@@ -392,6 +454,8 @@ func (x *Index) putLocked(b access.RoleBinding) revocation {
 		return revocation{b.UID, "binding deleted"}
 	case narrowed:
 		return revocation{b.UID, "a role was removed from the binding"}
+	case known && b.Policy.NarrowsFrom(old.Policy):
+		return revocation{b.UID, "the binding's allowed source ranges were narrowed"}
 	}
 	return revocation{}
 }
@@ -410,6 +474,7 @@ func lacking(have, want []string) []string {
 func (x *Index) removeLocked(key string) {
 	old := x.bindings[key]
 	delete(x.bindings, key)
+	delete(x.allowed, key)
 	sk := sourceKey{old.Cluster().Key(), old.Source.Key()}
 	x.bySource[sk] = slices.DeleteFunc(x.bySource[sk], func(k string) bool { return k == key })
 	if len(x.bySource[sk]) == 0 {

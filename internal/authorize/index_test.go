@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,9 @@ type world struct {
 	revoked []string // "uid: cause"
 	gone    []string // "uid generation"
 }
+
+// here is where requests come from.
+var here = netip.MustParseAddr("192.0.2.1")
 
 var start = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
@@ -155,7 +159,7 @@ func TestRefusesUntilAllKindsAreLoaded(t *testing.T) {
 	} {
 		w := empty()
 		first(w)
-		_, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+		_, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 		for what, err := range map[string]error{"Grant": err, "Holds": w.Holds(access.Grant{}), "Fresh": w.Fresh(), "Agent": w.Agent("uid-c1", 1)} {
 			if !errors.Is(err, access.ErrUnavailable) {
 				t.Errorf("%s: %s: %v", name, what, err)
@@ -164,7 +168,7 @@ func TestRefusesUntilAllKindsAreLoaded(t *testing.T) {
 		w.clusters(clusters)
 		w.bindings(bindings)
 		w.resources(authorize.Update[access.Resource]{Reset: true})
-		if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); err != nil {
+		if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); err != nil {
 			t.Errorf("%s, then loaded: %v", name, err)
 		}
 	}
@@ -172,12 +176,12 @@ func TestRefusesUntilAllKindsAreLoaded(t *testing.T) {
 
 func TestStaleIndexRefuses(t *testing.T) {
 	w := loaded(t, binding(t, "b1", "u1", "ml1"))
-	g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+	g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func() error {
-		_, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+		_, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 		if err := w.Agent("uid-c1", 1); err != nil {
 			t.Errorf("a handshake was refused: %v", err)
 		}
@@ -253,7 +257,7 @@ func TestGrant(t *testing.T) {
 		{"being deleted", caller(t, "ml-deleting"), clusterID(t, "c1"), "", access.ErrForbidden, "no trusted access role binding"},
 		{"earlier identity", caller(t, "ml-replaced"), clusterID(t, "c1"), "", access.ErrForbidden, "consent again"},
 	} {
-		g, err := w.Grant(tc.p, tc.cluster)
+		g, err := w.Grant(tc.p, tc.cluster, here)
 		if !errors.Is(err, tc.kind) || g.BindingUID != tc.uid {
 			t.Errorf("%s: %+v, %v", tc.name, g, err)
 			continue
@@ -269,7 +273,7 @@ func TestGrant(t *testing.T) {
 		}
 	}
 	// The first PUT's casing names the objects in the cluster.
-	if g, _ := w.Grant(capitals, clusterID(t, "c1")); g.Binding != "B1" || g.Cluster.String() != clusterID(t, "c1").String() {
+	if g, _ := w.Grant(capitals, clusterID(t, "c1"), here); g.Binding != "B1" || g.Cluster.String() != clusterID(t, "c1").String() {
 		t.Errorf("%+v", g)
 	}
 }
@@ -282,7 +286,7 @@ func TestOldestBindingSpeaks(t *testing.T) {
 	}
 	w := loaded(t, at("young", 1), at("old", 3), at("middle", 2), at("twin", 3))
 	speaks := func() string {
-		g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+		g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 		if err != nil {
 			return err.Error()
 		}
@@ -294,7 +298,7 @@ func TestOldestBindingSpeaks(t *testing.T) {
 		}
 		w.bindings(authorize.Update[access.RoleBinding]{Deleted: []string{at(want, 0).ID.Key()}})
 	}
-	if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); !errors.Is(err, access.ErrForbidden) {
+	if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); !errors.Is(err, access.ErrForbidden) {
 		t.Error(err)
 	}
 	// One that was given to an earlier identity does not speak for a later one.
@@ -360,7 +364,7 @@ func TestRevocation(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := loaded(t, tc.first...)
-			g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+			g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -381,15 +385,15 @@ func TestRevocation(t *testing.T) {
 // void.
 func TestCreatedAgainIsAnother(t *testing.T) {
 	w := loaded(t, binding(t, "b1", "u1", "ml1"))
-	old, _ := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+	old, _ := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 	w.put(binding(t, "b1", "u2", "ml1"))
-	g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+	g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 	if err != nil || g.BindingUID != "u2" || w.Holds(g) != nil || !errors.Is(w.Holds(old), access.ErrForbidden) {
 		t.Errorf("%+v, %v; old grant %v", g, err, w.Holds(old))
 	}
 	// Created again for another source: the first source has nothing.
 	w.put(binding(t, "b1", "u3", "ml2"))
-	if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); !errors.Is(err, access.ErrForbidden) {
+	if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); !errors.Is(err, access.ErrForbidden) {
 		t.Error(err)
 	}
 	w.wantRevoked(t, "u1: binding deleted", "u2: binding deleted")
@@ -412,13 +416,13 @@ func TestClusterGone(t *testing.T) {
 		{"another", authorize.Update[access.Cluster]{Changed: []access.Cluster{cluster(t, "c2", "uid-c2", 1)}}, nil, nil},
 	} {
 		w := loaded(t, binding(t, "b1", "u1", "ml1"))
-		old, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+		old, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.clusters(tc.update)
 		w.wantGone(t, tc.gone...)
-		if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); !errors.Is(err, tc.kind) {
+		if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); !errors.Is(err, tc.kind) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		stands := len(tc.gone) == 0 || tc.name == "enrolled again"
@@ -501,7 +505,7 @@ func TestNoGrantSurvivesItsDeletion(t *testing.T) {
 	for range 4 {
 		readers.Go(func() {
 			for ctx.Err() == nil {
-				g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+				g, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 				if err != nil && !errors.Is(err, access.ErrForbidden) {
 					t.Error(err)
 					return
@@ -521,7 +525,7 @@ func TestNoGrantSurvivesItsDeletion(t *testing.T) {
 	for i := range rounds {
 		uid := fmt.Sprint("u", i)
 		w.put(binding(t, "b1", uid, "ml1"))
-		mine, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"))
+		mine, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here)
 		if err != nil || mine.BindingUID != uid {
 			t.Fatalf("%+v, %v", mine, err)
 		}
@@ -556,15 +560,15 @@ func TestDeletedSource(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := loaded(t, pinned, unpinned)
-			if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); err != nil {
+			if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); err != nil {
 				t.Fatal(err)
 			}
 			w.resources(change)
 			w.wantRevoked(t, "u1: its source was deleted")
-			if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1")); !errors.Is(err, access.ErrForbidden) {
+			if _, err := w.Grant(caller(t, "ml1"), clusterID(t, "c1"), here); !errors.Is(err, access.ErrForbidden) {
 				t.Errorf("after it: %v", err)
 			}
-			if _, err := w.Grant(caller(t, "cloud"), clusterID(t, "c1")); err != nil {
+			if _, err := w.Grant(caller(t, "cloud"), clusterID(t, "c1"), here); err != nil {
 				t.Errorf("a source of the real cloud: %v", err)
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +21,8 @@ import (
 
 // Authorizer is what the gateway asks about consent.
 type Authorizer interface {
-	// Grant decides whether p may act in the cluster.
-	Grant(p access.Principal, cluster access.ResourceID) (access.Grant, error)
+	// Grant decides whether p may act in the cluster from an address.
+	Grant(p access.Principal, cluster access.ResourceID, from netip.Addr) (access.Grant, error)
 	// Holds reports whether a grant given earlier still stands.
 	Holds(access.Grant) error
 }
@@ -139,7 +140,7 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if adm.upgrade = proto != ""; adm.upgrade && !adm.info.MayUpgrade() {
 		return adm, fmt.Errorf("only exec, attach, portforward and proxy of a pod, and proxy of a service, can be upgraded: %w", access.ErrInvalid)
 	}
-	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster)
+	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster, peerAddress(r))
 	if err != nil {
 		return adm, err
 	}
@@ -156,6 +157,15 @@ func describe(rec *audit.Record, info requestinfo.Info) {
 	rec.Verb = info.Verb
 	rec.APIGroup, rec.Resource, rec.Subresource = access.Clip(info.APIGroup, 256), access.Clip(info.Resource, 256), access.Clip(info.Subresource, 256)
 	rec.Namespace, rec.Name = access.Clip(info.Namespace, 256), access.Clip(info.Name, 256)
+}
+
+// peerAddress is where the connection came from; zero if that is not known.
+func peerAddress(r *http.Request) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return peer.Addr().Unmap()
 }
 
 // record writes one audit record. Its error means the request must be refused.

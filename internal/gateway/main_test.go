@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -108,7 +109,7 @@ func (r *rig) step(s string) {
 }
 
 // Grant implements gateway.Authorizer.
-func (r *rig) Grant(p access.Principal, c access.ResourceID) (access.Grant, error) {
+func (r *rig) Grant(p access.Principal, c access.ResourceID, _ netip.Addr) (access.Grant, error) {
 	r.step("grant")
 	return r.grant(p, c)
 }

@@ -170,8 +170,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// sameContent compares what a pass depends on: not the revision, and not what
-// the control plane noted of our own reports.
+// sameContent compares what a pass depends on: not the revision, not what the
+// control plane noted of our own reports, and not what the proxy alone refuses.
 func sameContent(a, b access.Desired) bool {
 	return reflect.DeepEqual(content(a), content(b))
 }
@@ -179,7 +179,7 @@ func sameContent(a, b access.Desired) bool {
 func content(d access.Desired) access.Desired {
 	out := access.Desired{}
 	for _, b := range d.Bindings {
-		b.Retired = 0
+		b.Retired, b.Locked, b.ExpiresOn = 0, false, time.Time{}
 		out.Bindings = append(out.Bindings, b)
 	}
 	for _, t := range d.Tombstones {
