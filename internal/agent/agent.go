@@ -216,6 +216,7 @@ func (a *agent) proxy(ctx context.Context) error {
 	creds := acc.credentials(a.gateway, enroll.RoleServe)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.follow(ctx, creds, bindings.update) })
+	group.Go(func() error { return bindings.run(ctx) })
 	group.Go(func() error {
 		dial := a.dialConfig(creds, enroll.ALPNTunnel)
 		dial.Handler = handler

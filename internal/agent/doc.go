@@ -14,6 +14,10 @@
 // Keys live in memory only; after the first enrolment a pod gets its
 // certificate by showing its projected service-account token.
 //
+// The proxy also refuses what a policy has locked or ended, and cuts it when its
+// time is over, by its own clock and without the gateway. It does not see where
+// requests come from: source ranges are the gateway's alone.
+//
 // An agent that has not heard from the control plane for five seconds serves
 // nothing: it cannot know whether a consent still stands.
 package agent

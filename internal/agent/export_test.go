@@ -56,3 +56,6 @@ func TokenOf(dir string) func() (string, error) { return newTokenCache(dir).toke
 
 // Retired reports whether an error means that the certificate was refused.
 func Retired(err error) bool { return retired(err) }
+
+// Run is run.
+func (k Known) Run(ctx context.Context) error { return k.run(ctx) }

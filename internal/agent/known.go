@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,10 +16,15 @@ import (
 // plane; its heartbeat comes every second.
 const maxSilence = 5 * time.Second
 
+// maxWait is how long run waits at most while some access has an end, so that
+// a step of the clock is noticed.
+const maxWait = time.Second
+
 // known is what the proxy learned of the cluster's bindings on its own feed.
 type known struct {
-	live *tunnel.Live
-	now  func() time.Time
+	live    *tunnel.Live
+	now     func() time.Time
+	changed chan struct{} // has an element when the next end may be another
 
 	mu       sync.Mutex
 	heard    time.Time
@@ -28,6 +34,9 @@ type known struct {
 type binding struct {
 	name   string
 	source access.ResourceID
+	// locked and expires are what the policies of cluster and binding say.
+	locked  bool
+	expires time.Time
 	// usable are the roles that live requests may be using: those of the
 	// generation last reported to have retired the others, and those of every
 	// generation since, which may have been applied in part.
@@ -38,18 +47,63 @@ type binding struct {
 }
 
 func newKnown(live *tunnel.Live, now func() time.Time) *known {
-	return &known{live: live, now: now, bindings: map[string]binding{}}
+	return &known{live: live, now: now, bindings: map[string]binding{}, changed: make(chan struct{}, 1)}
+}
+
+// bounded says why the policies let nobody in at this moment, if so.
+func (b binding) bounded(now time.Time) error {
+	return access.Policy{Locked: b.locked, ExpiresOn: b.expires}.Admits(fmt.Sprintf("binding %q", b.name), now)
+}
+
+// run cuts the requests of bindings whose time is over, until ctx ends. The
+// feed need not be there for it: what it said last of an end still holds.
+func (k *known) run(ctx context.Context) error {
+	for {
+		var timer <-chan time.Time
+		if wait, ok := k.cutBounded(); ok {
+			timer = time.After(min(wait, maxWait))
+		}
+		select {
+		case <-timer:
+		case <-k.changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// cutBounded cuts what is locked or has expired. ok is false when no access has
+// an end to wait for.
+func (k *known) cutBounded() (wait time.Duration, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cutBoundedLocked()
+}
+
+func (k *known) cutBoundedLocked() (wait time.Duration, ok bool) {
+	now := k.now()
+	for uid, b := range k.bindings {
+		if err := b.bounded(now); err != nil {
+			k.live.Cut(uid, err)
+			continue
+		}
+		if left := b.expires.Sub(now); !b.expires.IsZero() && (!ok || left < wait) {
+			wait, ok = left, true
+		}
+	}
+	return wait, ok
 }
 
 // update takes the whole desired state and cuts the requests of bindings that
-// are gone, or that were narrowed once the cluster has lost the role.
+// are gone, that a policy has locked or ended, or that were narrowed once the
+// cluster has lost the role.
 func (k *known) update(d access.Desired) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next := make(map[string]binding, len(d.Bindings))
 	for _, b := range d.Bindings {
 		old, seen := k.bindings[b.UID]
-		entry := binding{name: b.Name, source: b.Source, usable: old.usable, unknown: old.unknown || !seen && b.Retired != 0}
+		entry := binding{name: b.Name, source: b.Source, locked: b.Locked, expires: b.ExpiresOn, usable: old.usable, unknown: old.unknown || !seen && b.Retired != 0}
 		roles := make([]string, len(b.Roles))
 		for i, r := range b.Roles {
 			roles[i] = strings.ToLower(r.QualifiedName())
@@ -73,6 +127,11 @@ func (k *known) update(d access.Desired) {
 		}
 	}
 	k.bindings, k.heard = next, k.now()
+	k.cutBoundedLocked()
+	select {
+	case k.changed <- struct{}{}:
+	default: // run is to look already
+	}
 }
 
 // check holds a gateway's claim against what is known here.
@@ -91,5 +150,5 @@ func (k *known) check(c tunnel.Claim) error {
 	case !b.source.Equal(c.Source):
 		return fmt.Errorf("binding %q is not of source %s: %w", c.Binding, c.Source, access.ErrForbidden)
 	}
-	return nil
+	return b.bounded(k.now())
 }

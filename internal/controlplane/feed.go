@@ -236,6 +236,7 @@ func (c *ControlPlane) desired(ctx context.Context, p Peer, notBefore int64) (ac
 	for _, item := range bindings {
 		b := item.Value
 		want := access.DesiredBinding{Name: b.Name(), UID: b.UID, Generation: b.Generation, Retired: b.Applied.Retired, Source: b.Source, Roles: []access.Role{}}
+		want.Locked, want.ExpiresOn = access.Combine(cluster.Value.Policy, b.Policy)
 		for _, name := range b.Roles {
 			role, ok := access.FindRole(c.cfg.Catalogue, name)
 			if !ok {
