@@ -2,7 +2,6 @@ package access_test
 
 import (
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -33,10 +32,8 @@ func TestCheckPolicy(t *testing.T) {
 		{"right to left", access.Policy{Locked: true, LockReason: "a\u202eb"}, "printable"},
 		{"not UTF-8", access.Policy{Locked: true, LockReason: "\xff"}, "UTF-8"},
 		{"too many", access.Policy{AllowedSourceRanges: many}, "201 entries"},
-		{"second entry", access.Policy{AllowedSourceRanges: []string{"10.0.0.0/8", "10.0.0.1/8"}}, "allowedSourceRanges[1]: source range \"10.0.0.1/8\" has host bits set; did you mean 10.0.0.0/8?"},
-		{"long entry", access.Policy{AllowedSourceRanges: []string{strings.Repeat("a", 129)}}, "129 bytes"},
-		{"empty entry", access.Policy{AllowedSourceRanges: []string{""}}, "must be an address"},
-		{"blank", access.Policy{AllowedSourceRanges: []string{" 10.0.0.1"}}, "must be an address"},
+		{"second entry", access.Policy{AllowedSourceRanges: []string{"10.0.0.0/8", ""}}, "allowedSourceRanges[1] has 0 bytes"},
+		{"long entry", access.Policy{AllowedSourceRanges: []string{strings.Repeat("a", 129)}}, "allowedSourceRanges[0] has 129 bytes"},
 	} {
 		err := access.CheckPolicy(tc.p)
 		if tc.says == "" && err != nil || tc.says != "" && (!errors.Is(err, access.ErrInvalid) || !strings.Contains(err.Error(), tc.says)) {
@@ -105,45 +102,4 @@ func TestNarrowsFrom(t *testing.T) {
 			t.Errorf("%s: want %v", tc.name, tc.narrows)
 		}
 	}
-}
-
-func TestRangesContain(t *testing.T) {
-	ranges, err := access.ParseRanges([]string{"10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "fe80::/10"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		address string
-		in      bool
-	}{
-		{"10.255.0.1", true}, {"11.0.0.1", false}, {"192.0.2.7", true}, {"192.0.2.8", false},
-		{"::ffff:10.1.2.3", true}, {"2001:db8:1::1", true}, {"2001:db9::1", false}, {"fe80::1", true}, {"fe80::1%eth0", false},
-	} {
-		if ranges.Contains(netip.MustParseAddr(tc.address)) != tc.in {
-			t.Errorf("%s: want %v", tc.address, tc.in)
-		}
-	}
-	if ranges.Contains(netip.Addr{}) {
-		t.Error("no address is in a range")
-	}
-}
-
-// FuzzParseRange: what parses is one masked prefix, whose own text parses to
-// the same.
-func FuzzParseRange(f *testing.F) {
-	for _, seed := range []string{"10.0.0.0/8", "10.0.0.1/8", "::ffff:10.0.0.0/104", "2001:db8::/32", "fe80::1%eth0", "1.2.3.4", "01.2.3.4", "0.0.0.0/0", "10.0.0.0/08", "10.0.0.0/-1", "AzureCloud", ""} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		p, err := access.ParseRange(text)
-		if err != nil {
-			if !errors.Is(err, access.ErrInvalid) {
-				t.Errorf("%q: kind of %v", text, err)
-			}
-			return
-		}
-		if again, err := access.ParseRange(p.String()); err != nil || again != p || p != p.Masked() || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-			t.Errorf("%q: %v, again %v, %v", text, p, again, err)
-		}
-	})
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/addresses"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/authorize"
@@ -143,6 +144,7 @@ type server struct {
 	control   *controlplane.ControlPlane
 	gateway   *gateway.Gateway
 	idp       *idp.Provider
+	tags      *addresses.Tags // without a file it knows ranges and no tags
 
 	// serving counts the handlers of the TLS port. Shutdown does not wait for
 	// those that took over their connection, and they still have records to write.
@@ -293,11 +295,13 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	if err := s.buildVerifiers(op); err != nil {
 		return err
 	}
+	s.tags = &addresses.Tags{}
 	live := &tunnel.Live{}
 	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel")})
 	s.index = authorize.NewIndex(authorize.Config{
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
+		Ranges:      func(ranges []string) (authorize.Set, error) { return s.tags.Set(ranges) },
 	})
 	s.gateway, err = gateway.New(gateway.Config{
 		Authenticate: s.data.Principal,

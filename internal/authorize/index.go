@@ -29,8 +29,7 @@ type Config struct {
 	// go. It is called as Revoked is.
 	ClusterGone func(clusterUID string, generation int64)
 	// Ranges makes of a policy's allowed source ranges what an address is held
-	// against. Default: [access.ParseRanges], which knows no service tags. If
-	// it fails, no address is in the ranges.
+	// against. If it is nil or fails, no address is in the ranges.
 	Ranges func(ranges []string) (Set, error)
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
@@ -78,7 +77,7 @@ func NewIndex(cfg Config) *Index {
 		cfg.Now = time.Now
 	}
 	if cfg.Ranges == nil {
-		cfg.Ranges = func(ranges []string) (Set, error) { return access.ParseRanges(ranges) }
+		cfg.Ranges = func([]string) (Set, error) { return nothing{}, nil }
 	}
 	if cfg.Revoked == nil {
 		cfg.Revoked = func(string, string) {}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/addresses"
 	"github.com/sallyport/sallyport/internal/authorize"
 )
 
@@ -62,7 +63,8 @@ var start = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 func empty() *world {
 	w := &world{now: start}
 	w.Index = authorize.NewIndex(authorize.Config{
-		Now: func() time.Time { return w.now },
+		Now:    func() time.Time { return w.now },
+		Ranges: func(ranges []string) (authorize.Set, error) { return new(addresses.Tags).Set(ranges) },
 		Revoked: func(uid, cause string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
