@@ -17,6 +17,18 @@
 //
 // A request's path is read once and its bytes are forwarded as they were
 // authorised, never cleaned (checklist, item 10). Headers pass by allow-list
-// in both directions (items 2 and 28). Refusals are Kubernetes Status objects,
+// in both directions (items 2 and 28).
+//
+// Behind services/proxy and pods/proxy is an application, whose headers may
+// have any name; package tunnel's application.go says which do not pass and why
+// that is enough. Its answers are true in bytes and type, and hostile all the
+// same: no cookie is set on an origin that clusters share, and every answer
+// carries a Content-Security-Policy that has a browser, should one ever get
+// there with a token, render it in a sandbox without scripts.
+//
+// Trailers of requests and TE are dropped. Trailers of answers are dropped when
+// Kubernetes itself answers, which sends none; an application's pass by the rule
+// for its headers, less what has a meaning as a header. Interim answers (1xx)
+// are dropped. Refusals are Kubernetes Status objects,
 // so kubectl prints them as it prints the API server's own.
 package gateway

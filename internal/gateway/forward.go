@@ -21,14 +21,14 @@ var errLost = errors.New("the connection to the cluster's agent was lost during 
 // forward sends an admitted request through the tunnel and copies the answer
 // back. Nothing in it can refuse.
 func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID string) {
-	adm.to = checked{next: adm.to, check: func(resp *http.Response) error { return g.checkResponse(resp, adm) }}
+	adm.to = checked{g, adm, requestID}
 	rewrite := func(out *http.Request) {
 		out.URL = &url.URL{Scheme: "http", Host: "cluster", RawQuery: adm.query}
 		// The bytes that were authorised, not a cleaned copy of them.
 		out.URL.Path, _ = url.PathUnescape(adm.path)
 		out.URL.RawPath = adm.path
 		out.Host = "cluster"
-		g.headers.Request(out.Header, adm.upgrade)
+		g.headers.Request(out.Header, adm.kind())
 		out.Trailer = nil
 		tunnel.StampClaim(out.Header, adm.grant, requestID)
 	}
@@ -56,8 +56,8 @@ func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, re
 	rewrite(out)
 	out.RequestURI = ""
 	status, up, down, err := tunnel.ServeUpgrade(w, out, adm.to, func(h http.Header) {
-		g.headers.Response(h, true)
-		h.Set("X-Content-Type-Options", "nosniff")
+		g.headers.Response(h, adm.kind())
+		protect(h, adm)
 	})
 	if status == 0 {
 		w.Header().Set("Connection", "close") // what came behind the request is not read (item 7)
@@ -96,48 +96,86 @@ var errBadAnswer = errors.New("the cluster's answer was refused")
 // checked is the way to a cluster's agent whose every answer is checked, to
 // plain requests and to upgrades alike.
 type checked struct {
-	next  http.RoundTripper
-	check func(*http.Response) error
+	gateway   *Gateway
+	admission admission
+	requestID string
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (c checked) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.next.RoundTrip(r)
+	resp, err := c.admission.to.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	// A copy, because net/http fills the trailers of the original when the body
-	// has ended, and trailers pass no allow-list.
-	answer := *resp
-	answer.Trailer = nil
-	if err := c.check(&answer); err != nil {
+	answer := c.gateway.headers.Trailers(resp, c.admission.kind())
+	if err := c.check(answer); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}
-	return &answer, nil
+	return answer, nil
 }
 
-// checkResponse cuts a cluster's answer down to what a client may see.
-func (g *Gateway) checkResponse(resp *http.Response, adm admission) error {
+// check cuts a cluster's answer down to what a client may see.
+func (c checked) check(resp *http.Response) error {
+	adm := c.admission
 	if err := tunnel.Refused(resp.Header); err != nil {
 		return err
 	}
 	if adm.upgrade && resp.StatusCode == http.StatusOK && resp.Header.Get(tunnel.HeaderUpgraded) != "" {
 		return nil // an accepted upgrade; tunnel.ServeUpgrade has its headers filtered
 	}
-	g.headers.Response(resp.Header, false)
-	if locations := resp.Header["Location"]; len(locations) > 0 {
-		if len(locations) > 1 || !insideCluster(locations[0]) {
-			return fmt.Errorf("%w: it redirects to another host or out of the cluster", errBadAnswer)
-		}
-		resp.Header.Set("Location", PathPrefix+adm.cluster.String()+locations[0])
+	c.gateway.headers.Response(resp.Header, tunnel.Kind{Application: adm.info.Application()})
+	if err := redirect(resp, adm); err != nil {
+		return err
 	}
-	resp.Header.Set("X-Content-Type-Options", "nosniff")
-	types := resp.Header["Content-Type"]
-	if (len(types) != 1 || !plainType(types[0])) && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
-		resp.Header.Set("Content-Type", "text/plain; charset=utf-8")
+	resp.Header.Set("Audit-Id", c.requestID) // as the cluster was told; it does not say otherwise
+	protect(resp.Header, adm)
+	contentType(resp, adm)
+	return nil
+}
+
+// redirect makes the Location of an answer one in the form by which the client
+// came, or refuses the answer. One that is not to be followed and names another
+// place is dropped: an application's 201 had its effect.
+func redirect(resp *http.Response, adm admission) error {
+	locations := resp.Header["Location"]
+	switch {
+	case len(locations) == 0:
+	case len(locations) == 1 && insideCluster(locations[0]):
+		resp.Header.Set("Location", adm.prefix+locations[0])
+	case adm.info.Application() && (resp.StatusCode < 300 || resp.StatusCode >= 400):
+		resp.Header.Del("Location")
+	default:
+		return fmt.Errorf("%w: it redirects to another host or out of the cluster", errBadAnswer)
 	}
 	return nil
+}
+
+// protect keeps browsers from acting on an answer, if one ever gets it. An
+// application's may be of any type, and is true to its bytes; so it is rendered,
+// if at all, in an origin of its own, with no script and nothing loaded.
+func protect(h http.Header, adm admission) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	if adm.info.Application() {
+		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	}
+}
+
+// contentType holds an answer to one type: Kubernetes' own to the few it has,
+// an application's to any single one.
+func contentType(resp *http.Response, adm admission) {
+	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		return
+	}
+	types := resp.Header["Content-Type"]
+	one := len(types) == 1 && !strings.Contains(types[0], ",") // of several a browser takes the last
+	switch {
+	case adm.info.Application() && !one:
+		resp.Header.Set("Content-Type", "application/octet-stream")
+	case !adm.info.Application() && (!one || !plainType(types[0])):
+		resp.Header.Set("Content-Type", "text/plain; charset=utf-8")
+	}
 }
 
 // insideCluster reports whether a redirect stays below the cluster's own
@@ -157,9 +195,6 @@ func insideCluster(location string) bool {
 
 // plainType reports whether no browser would run content of this type.
 func plainType(contentType string) bool {
-	if strings.Contains(contentType, ",") {
-		return false // a browser takes the last of several types
-	}
 	name, _, _ := strings.Cut(contentType, ";")
 	name = strings.ToLower(strings.TrimSpace(name))
 	switch name {

@@ -108,6 +108,11 @@ type admission struct {
 	upgrade bool
 }
 
+// kind says whose headers the request has.
+func (a admission) kind() tunnel.Kind {
+	return tunnel.Kind{Upgrade: a.upgrade, Application: a.info.Application()}
+}
+
 // admit reads, authenticates and authorizes a request, noting in rec what it
 // learns. It forwards nothing.
 func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err error) {

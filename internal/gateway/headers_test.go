@@ -53,7 +53,7 @@ func spoofs() []string {
 		"X-Goog-Authenticated-User-Email: a", "X-Auth-Request-User: a", "X-Webauth-User: a", "Remote-User: root", "REMOTE_USER: root", "Proxy-Authorization: Basic x", "Proxy: http://evil", "Cookie: a=b",
 		"Audit-ID: x", "audit-id: y", "Traceparent: 00-x", "B3: 1", "Te: trailers", "TE: trailers, deflate", "Http2-Settings: x", "Keep-Alive: timeout=1", "Proxy-Connection: keep-alive",
 		"Sallyport-Binding: other", "sallyport-binding-uid: x", "SALLYPORT-SOURCE: x", "Sallyport-Request-Id: x", "sallyport_binding: x", "Sallyport-Upgrade: SPDY/3.1", "Sallyport-Method: GET", "Sallyport-Upgraded: websocket", "Sallyport-Refused: forbidden",
-		"Origin: https://evil", "Referer: https://evil", "Sec-Websocket-Key: x", "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.x", "X-Stream-Protocol-Version: v4.channel.k8s.io", "X-Sallyport-Anything: x", "Warning: x",
+		"Origin: https://evil", "Referer: https://evil", "Sec-Websocket-Key: x", "Sec-WebSocket-Protocol: v4.channel.k8s.io", "X-Stream-Protocol-Version: v4.channel.k8s.io", "X-Sallyport-Anything: x", "Warning: x",
 	}
 }
 
@@ -96,6 +96,7 @@ func TestConnectionLists(t *testing.T) {
 func TestImpersonationIsRefused(t *testing.T) {
 	for _, line := range []string{
 		"Impersonate-User: system:admin", "impersonate-user: a", "IMPERSONATE-GROUP: system:masters", "Impersonate-Uid: 1", "Impersonate-Extra-Scopes: x", "Impersonate_User: a", "impersonate_group: a", "Impersonate: x",
+		"Sec-WebSocket-Protocol: v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.eA",
 		"Impersonate-User: a\r\nImpersonate-User: b", "Connection: Impersonate-User\r\nImpersonate-User: a", "X: y\r\n Impersonate-User: a\r\nImpersonate-Group: g",
 	} {
 		r := newRig(t)

@@ -19,6 +19,7 @@ const maxPath = 32 << 10
 // target is what a request's address says, read once.
 type target struct {
 	cluster access.ResourceID
+	prefix  string // what stands before path in the address the client uses
 	path    string // to forward, in the bytes of the request, beginning with "/"
 	query   string // raw
 }
@@ -68,5 +69,5 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 	if len(segments) > idSegments {
 		path += segments[idSegments]
 	}
-	return target{cluster: id, path: path, query: u.RawQuery}, nil
+	return target{cluster: id, prefix: PathPrefix + id.String(), path: path, query: u.RawQuery}, nil
 }

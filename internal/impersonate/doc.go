@@ -12,6 +12,9 @@
 //   - The grant is not believed: [Config.Known] asks what this agent learned
 //     on its own watch whether there is a binding of that name with that uid
 //     and that source (item 23).
+//   - What a request is, and so which headers it may have and whether it may be
+//     upgraded, is read here anew, by package requestinfo from the bytes that go
+//     on (items 9 to 11); the gateway's reading does not travel.
 //   - The upstream is one fixed address; nothing in the request can name
 //     another (item 12), and no redirect is followed.
 //   - The account whose token is used holds no right but to impersonate, and

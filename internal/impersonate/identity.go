@@ -12,6 +12,7 @@ import (
 // identity is what a request becomes in the cluster.
 type identity struct {
 	user, group, bindingUID, source, requestID string
+	kind                                       tunnel.Kind // whose headers the request has
 }
 
 type identityKey struct{}
@@ -38,8 +39,9 @@ func (id identity) set(h http.Header, token string) {
 
 // roundTripper sets the identity last, on a copy of the request.
 type roundTripper struct {
-	next  http.RoundTripper
-	token func() (string, error)
+	next    http.RoundTripper
+	token   func() (string, error)
+	headers *tunnel.AllowList
 }
 
 // RoundTrip implements [http.RoundTripper]. Without an identity in the context
@@ -56,11 +58,13 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A copy, because net/http fills the trailers of the original when the body
-	// has ended, and trailers pass no allow-list.
-	answer := *resp
-	answer.Trailer = nil
-	return &answer, nil
+	return t.headers.Trailers(resp, kindOf(r)), nil
+}
+
+// kindOf says whose headers a request has that was given an identity.
+func kindOf(r *http.Request) tunnel.Kind {
+	id, _ := r.Context().Value(identityKey{}).(identity)
+	return id.kind
 }
 
 // identify returns a copy of r that carries the identity in its context and

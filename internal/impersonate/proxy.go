@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/requestinfo"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -69,11 +70,11 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:    p.rewrite,
-		Transport:  roundTripper{next: p.plain, token: cfg.Token},
+		Transport:  roundTripper{next: p.plain, token: cfg.Token, headers: p.headers},
 		BufferPool: tunnel.NewBufferPool(),
 		ErrorLog:   slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		ModifyResponse: func(resp *http.Response) error {
-			p.headers.Response(resp.Header, false)
+			p.headers.Response(resp.Header, kindOf(resp.Request))
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -101,8 +102,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		tunnel.Refuse(w, err)
 		return
 	}
-	if r.Method == http.MethodConnect || r.URL.Path == "" || r.URL.Path[0] != '/' {
-		tunnel.Refuse(w, fmt.Errorf("method %s on %q cannot be sent to an API server: %w", r.Method, r.URL.Path, access.ErrInvalid))
+	proto, kind, err := read(r)
+	if err != nil {
+		tunnel.Refuse(w, err)
 		return
 	}
 	r = r.WithContext(withIdentity(ctx, identity{
@@ -111,16 +113,34 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		bindingUID: claim.BindingUID,
 		source:     claim.Source.String(),
 		requestID:  claim.RequestID,
+		kind:       kind,
 	}))
-	proto, _, err := tunnel.UpgradeFrom(r)
-	switch {
-	case err != nil:
-		tunnel.Refuse(w, err)
-	case proto != "":
+	if proto != "" {
 		p.upgrade(w, r)
-	default:
-		p.reverse.ServeHTTP(w, r)
+		return
 	}
+	p.reverse.ServeHTTP(w, r)
+}
+
+// read says, by the agent's own reading, which protocol a request upgrades to,
+// if any, and whose headers it has. It refuses what a gateway in order would
+// not have sent.
+func read(r *http.Request) (proto string, kind tunnel.Kind, err error) {
+	proto, method, err := tunnel.UpgradeFrom(r)
+	if err != nil {
+		return "", kind, err
+	}
+	if proto == "" {
+		method = r.Method
+	}
+	info, err := requestinfo.Parse(method, r.URL.EscapedPath(), r.URL.RawQuery)
+	if err != nil {
+		return "", kind, err
+	}
+	if proto != "" && !info.MayUpgrade() {
+		return "", kind, fmt.Errorf("%s cannot be upgraded: %w", access.Clip(info.Path, 256), access.ErrInvalid)
+	}
+	return proto, tunnel.Kind{Upgrade: proto != "", Application: info.Application()}, nil
 }
 
 // rewrite points the request at the one upstream and drops every header that
@@ -129,7 +149,7 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.URL.Scheme, pr.Out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
 	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 	pr.Out.Host = p.cfg.Upstream.Host
-	p.headers.Request(pr.Out.Header, false)
+	p.headers.Request(pr.Out.Header, kindOf(pr.In))
 	pr.Out.Trailer = nil
 }
 
@@ -162,7 +182,7 @@ func (p *Proxy) upgrade(w http.ResponseWriter, r *http.Request) {
 	out := r.Clone(r.Context())
 	out.URL.Scheme, out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
 	out.Host = p.cfg.Upstream.Host
-	p.headers.Request(out.Header, true)
+	p.headers.Request(out.Header, kindOf(r))
 	out, err := identify(out, p.cfg.Token)
 	if err != nil {
 		tunnel.Refuse(w, err)

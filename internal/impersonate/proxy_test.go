@@ -289,7 +289,6 @@ func TestNothingSuppliedSurvives(t *testing.T) {
 		"metadata service":          line("http://169.254.169.254/api") + "169.254.169.254\r\n",
 		"host":                      line("/api") + evil.Addr().String() + "\r\nX-Forwarded-Host: " + evil.Addr().String() + "\r\n",
 		"forwarding":                line("/api") + "x\r\nX-Original-Url: http://" + evil.Addr().String() + "/\r\nX-Http-Method-Override: DELETE\r\n",
-		"two slashes":               line("//"+evil.Addr().String()+"/api") + "x\r\n",
 	} {
 		r := newRig(t, false)
 		got := r.raw(t, text+"Connection: close\r\n"+claim()+"\r\n")
@@ -351,12 +350,17 @@ func TestRefusalsMakeNoCall(t *testing.T) {
 		{"OPTIONS *", func(_ *rig, r *http.Request) { r.Method, r.URL = "OPTIONS", &url.URL{Path: "*"} }, access.ErrInvalid},
 		{"opaque target", func(_ *rig, r *http.Request) { r.URL = &url.URL{Scheme: "http", Opaque: "169.254.169.254/x"} }, access.ErrInvalid},
 		{"no path", func(_ *rig, r *http.Request) { r.URL = &url.URL{Scheme: "http", Host: "169.254.169.254"} }, access.ErrInvalid},
+		{"two slashes", func(_ *rig, r *http.Request) { r.URL.Path = "//169.254.169.254/api" }, access.ErrInvalid},
+		{"traversal", func(_ *rig, r *http.Request) { r.URL.Path = "/api/v1/namespaces/x/pods/../secrets" }, access.ErrInvalid},
+		{"encoded exec", func(_ *rig, r *http.Request) {
+			r.URL.Path, r.URL.RawPath = "/api/v1/namespaces/x/pods/p/exec", "/api/v1/namespaces/x/pods/p/%65xec"
+		}, access.ErrInvalid},
+		{"upgrade of nodes/proxy", func(_ *rig, r *http.Request) { asUpgrade(r, "/api/v1/nodes/n/proxy/exec/ns/p/c") }, access.ErrInvalid},
+		{"upgrade of a list", func(_ *rig, r *http.Request) { asUpgrade(r, "/api/v1/pods") }, access.ErrInvalid},
 		{"unknown upgrade", func(_ *rig, r *http.Request) { r.Header.Set(tunnel.HeaderUpgrade, "h2c") }, access.ErrInvalid},
 		{"upgrade, token not there", func(r *rig, req *http.Request) {
 			r.token = func() (string, error) { return "", errors.New("secret path") }
-			req.Method = "POST"
-			req.Header.Set(tunnel.HeaderUpgrade, "SPDY/3.1")
-			req.Header.Set(tunnel.HeaderMethod, "GET")
+			asUpgrade(req, "/api/v1/namespaces/x/pods/p/exec")
 		}, nil},
 	} {
 		r := newRig(t, false)
@@ -370,6 +374,13 @@ func TestRefusalsMakeNoCall(t *testing.T) {
 			t.Errorf("%s: %d requests, %d dials, live %v", tc.name, n, r.dials.count(), r.live.UIDs())
 		}
 	}
+}
+
+// asUpgrade makes a request an upgrade as it comes through the tunnel.
+func asUpgrade(r *http.Request, path string) {
+	r.Method, r.URL.Path = "POST", path
+	r.Header.Set(tunnel.HeaderUpgrade, "SPDY/3.1")
+	r.Header.Set(tunnel.HeaderMethod, "GET")
 }
 
 // roundTrip makes a func a RoundTripper.

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"io"
 	"net/http"
 	"strings"
 )
@@ -79,6 +80,16 @@ func upgradedHeaders() allowed {
 	}
 }
 
+// Kind says whose headers a request and its answer carry.
+type Kind struct {
+	// Upgrade is set for a request that asks for an upgrade, and for an answer
+	// of 101.
+	Upgrade bool
+	// Application is set when an application is on the other side of the API
+	// server's proxy of pods and services: see application.go.
+	Application bool
+}
+
 // AllowList says which headers may pass. One is made for each proxy and used
 // for all its requests.
 type AllowList struct{ request, upgrade, response, upgraded allowed }
@@ -89,29 +100,83 @@ func NewAllowList() *AllowList {
 }
 
 // Request deletes from h whatever may not travel to the API server.
-func (l *AllowList) Request(h http.Header, upgrade bool) { keep(h, l.request, l.upgrade, upgrade) }
-
-// Response deletes from h whatever may not travel to the client; upgraded is
-// set for a 101 answer.
-func (l *AllowList) Response(h http.Header, upgraded bool) { keep(h, l.response, l.upgraded, upgraded) }
-
-func keep(h http.Header, always, upgrading allowed, upgrade bool) {
+func (l *AllowList) Request(h http.Header, k Kind) {
 	for name := range h {
 		// The names are canonical, so "impersonate_user" or a casing of its
 		// own cannot match.
-		if always[name] || upgrade && upgrading[name] {
+		if l.request[name] || k.Upgrade && l.upgrade[name] || k.Application && !l.upgrade[name] && toApplication(name) {
 			continue
 		}
 		delete(h, name)
 	}
 }
 
+// Response deletes from h whatever may not travel to the client.
+func (l *AllowList) Response(h http.Header, k Kind) {
+	for name := range h {
+		if l.response[name] || k.Upgrade && l.upgraded[name] || k.Application && !l.upgraded[name] && fromApplication(name) {
+			continue
+		}
+		delete(h, name)
+	}
+}
+
+// Trailers returns a copy of an API server's answer whose trailers are those
+// that may travel to the client: an application's, and none of the API server's
+// own, which uses none. net/http fills in trailers when the body has ended, so
+// the original must not be passed on.
+func (l *AllowList) Trailers(resp *http.Response, k Kind) *http.Response {
+	answer := *resp
+	answer.Trailer = nil
+	if !k.Application {
+		return &answer
+	}
+	answer.Trailer = l.trailers(resp.Trailer)
+	answer.Body = &trailing{ReadCloser: resp.Body, ended: func() { answer.Trailer = l.trailers(resp.Trailer) }}
+	return &answer
+}
+
+// trailers returns those of t that may pass. What has a meaning as a header of
+// the answer has none behind its body.
+func (l *AllowList) trailers(t http.Header) http.Header {
+	if len(t) == 0 {
+		return nil
+	}
+	kept := t.Clone()
+	for name := range kept {
+		if l.response[name] || l.upgraded[name] || !fromApplication(name) {
+			delete(kept, name)
+		}
+	}
+	return kept
+}
+
+// trailing tells when a body has been read to its end.
+type trailing struct {
+	io.ReadCloser
+	ended func()
+}
+
+// Read serves [io.Reader].
+func (b *trailing) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended()
+	}
+	return n, err
+}
+
 // SpoofsIdentity returns the first header by which a client tries to name
-// another identity, whatever its casing or separators (item 1), or "".
+// another identity, whatever its casing or separators (item 1), or "". A
+// WebSocket's subprotocols can do so too: an API server takes a bearer token
+// there that it would fall back to if it did not know the agent's.
 func SpoofsIdentity(h http.Header) string {
 	const prefix = "impersonate"
-	for name := range h {
+	for name, values := range h {
 		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return name
+		}
+		if strings.EqualFold(name, "Sec-Websocket-Protocol") && strings.Contains(strings.ToLower(strings.Join(values, ",")), "bearer.authorization.k8s.io") {
 			return name
 		}
 	}

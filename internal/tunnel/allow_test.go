@@ -49,7 +49,7 @@ func TestAllowListOfRequests(t *testing.T) {
 		{"spoofs", false, spoofs(), nil},
 		{"spoofs on an upgrade", true, spoofs(), nil},
 	} {
-		if got := filtered(func(h http.Header) { list.Request(h, tc.upgrade) }, tc.send); !slices.Equal(got, tc.keep) {
+		if got := filtered(func(h http.Header) { list.Request(h, tunnel.Kind{Upgrade: tc.upgrade}) }, tc.send); !slices.Equal(got, tc.keep) {
 			t.Errorf("%s: left %q, want %q", tc.name, got, tc.keep)
 		}
 	}
@@ -77,7 +77,7 @@ func TestAllowListOfResponses(t *testing.T) {
 		{"hostile", false, hostile, nil},
 		{"hostile with 101", true, hostile, nil},
 	} {
-		if got := filtered(func(h http.Header) { list.Response(h, tc.upgraded) }, tc.send); !slices.Equal(got, tc.keep) {
+		if got := filtered(func(h http.Header) { list.Response(h, tunnel.Kind{Upgrade: tc.upgraded}) }, tc.send); !slices.Equal(got, tc.keep) {
 			t.Errorf("%s: left %q, want %q", tc.name, got, tc.keep)
 		}
 	}

@@ -48,10 +48,14 @@ func StripPrivate(h http.Header) {
 // the names that Connection lists: a client could name the headers that were
 // set for it, and so lose its identity on the way (checklist 3).
 func stripHop(h http.Header) {
-	for _, name := range [...]string{
-		"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-		"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	} {
+	for _, name := range hopHeaders() {
 		h.Del(name)
+	}
+}
+
+func hopHeaders() [10]string {
+	return [...]string{
+		"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 	}
 }
