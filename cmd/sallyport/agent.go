@@ -10,6 +10,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -33,6 +34,12 @@ names one, "ca.crt". With one folder only that half runs.`,
 			if err != nil {
 				return fmt.Errorf("--cluster: %w", err)
 			}
+			if cfg.Connections < 1 || cfg.Connections > tunnel.MaxDialled {
+				return usagef("--connections %d must be 1 to %d", cfg.Connections, tunnel.MaxDialled)
+			}
+			if cfg.DrainTimeout < 0 {
+				return usagef("--drain-timeout %s must not be negative", cfg.DrainTimeout)
+			}
 			level := slog.LevelInfo
 			if verbose {
 				level = slog.LevelDebug
@@ -55,6 +62,8 @@ names one, "ca.crt". With one folder only that half runs.`,
 	f.StringVar(&cfg.ReconcilerAccount, "reconciler-account", "", "folder with the reconciler account's tokens")
 	f.StringVar(&cfg.APIServer, "apiserver", "", "the API server's URL (default: the pod's environment)")
 	f.StringVar(&cfg.APIServerCA, "apiserver-ca", "", "file with the API server's CA (default: ca.crt of the account folder)")
+	f.IntVar(&cfg.Connections, "connections", agent.DefaultConnections, fmt.Sprintf("connections that the proxy keeps up, at most %d, spread over the gateway's addresses", tunnel.MaxDialled))
+	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", agent.DefaultDrainTimeout, "how long running requests may go on when the agent is stopped")
 	f.StringVar(&cfg.Prefix, "prefix", "", "beginning of the names of objects and users (default \"aks:trustedaccess\")")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	for _, name := range []string{"gateway", "cluster", "ca-hash"} {

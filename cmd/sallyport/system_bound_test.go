@@ -26,6 +26,7 @@ import (
 // with inference-v1.
 type bound struct {
 	*system
+	agent      *installed
 	kube       *kubeCluster
 	cluster    string
 	ml         source
@@ -34,14 +35,15 @@ type bound struct {
 	client     *kubernetes.Clientset
 }
 
-func newBound(t *testing.T) *bound {
+func newBound(t *testing.T, flags ...string) *bound {
 	t.Helper()
 	// Of a binary with the race detector, the credential plugin would rest a
 	// second before it ends.
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
-	s := &bound{system: newSystem(t)}
+	s := &bound{system: newSystem(t, flags...)}
 	s.cluster = s.register("private")
-	s.install("private", "mlworkload,inference-v1").start()
+	s.agent = s.install("private", "mlworkload,inference-v1")
+	s.agent.start()
 	s.kube, s.ml = theCluster(t), s.source("ml")
 	s.bind("private", "ml", s.ml.id, inference)
 	s.kubeconfig, s.config, s.client = s.as(s.ml)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,11 +51,25 @@ type Config struct {
 	// APIServerCA is a PEM file with the API server's CA; default is ca.crt of
 	// the account directory.
 	APIServerCA string
+	// Connections is how many the proxy keeps up to the gateway, spread over the
+	// addresses of its name; 0 is [DefaultConnections], and more than
+	// [tunnel.MaxDialled] is refused.
+	Connections int
+	// DrainTimeout is how long running requests may go on when the agent is
+	// stopped. Keep it below the pod's terminationGracePeriodSeconds; 0 cuts them.
+	DrainTimeout time.Duration
 	// Prefix begins the names of objects, users and groups in the cluster;
 	// default "aks:trustedaccess".
 	Prefix string
 	Logger *slog.Logger // nil discards
 }
+
+// What an agent does unless it is told otherwise. The drain fits the 30 s that
+// Kubernetes gives a pod to end.
+const (
+	DefaultConnections  = 2
+	DefaultDrainTimeout = 25 * time.Second
+)
 
 // Names of the files in an account directory.
 const (
@@ -215,12 +230,19 @@ func (a *agent) proxy(ctx context.Context) error {
 	defer handler.Close()
 	creds := acc.credentials(a.gateway, enroll.RoleServe)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.follow(ctx, creds, bindings.update) })
-	group.Go(func() error { return bindings.run(ctx) })
+	// Its knowledge outlives the tunnel: what still runs when the agent is stopped
+	// is cut by a revocation as ever.
+	knowing, forget := context.WithCancelCause(context.WithoutCancel(ctx))
+	group.Go(func() error { return a.follow(knowing, creds, bindings.update) })
+	group.Go(func() error { return bindings.run(knowing) })
 	group.Go(func() error {
 		dial := a.dialConfig(creds, enroll.ALPNTunnel)
 		dial.Handler = handler
-		return tunnel.Dial(ctx, dial)
+		dial.Connections = cmp.Or(a.cfg.Connections, DefaultConnections)
+		dial.DrainTimeout = a.cfg.DrainTimeout
+		err := tunnel.Dial(ctx, dial)
+		forget(err)
+		return err
 	})
 	return group.Wait()
 }

@@ -5,25 +5,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
-// Bounds of the wait between attempts. It is random within a bound that
-// doubles, so agents that lost their server together return apart (checklist,
-// item 34).
+// Bounds of the wait between attempts.
 const (
 	minBackoff = 100 * time.Millisecond
-	maxBackoff = 5 * time.Second
+	maxBackoff = 2 * time.Second
 )
 
 // retry calls f until it returns nil or ctx ends. An attempt that lasted
 // starts the back-off afresh.
 func retry(ctx context.Context, log *slog.Logger, what string, f func(context.Context) error) error {
-	for bound := minBackoff; ; bound = min(2*bound, maxBackoff) {
+	backoff := tunnel.Backoff{Min: minBackoff, Max: maxBackoff}
+	for {
 		began := time.Now()
 		err := f(ctx)
 		if err == nil {
@@ -32,10 +31,8 @@ func retry(ctx context.Context, log *slog.Logger, what string, f func(context.Co
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if time.Since(began) > maxBackoff {
-			bound = minBackoff
-		}
-		wait := rand.N(bound)
+		backoff.Lasted(time.Since(began))
+		wait := backoff.Next()
 		log.Warn(what+" failed; trying again", "in", wait.Round(time.Millisecond), "error", err)
 		select {
 		case <-time.After(wait):

@@ -11,22 +11,87 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 )
 
+// connect dials, through the proxy if there is one, and makes the handshake.
+func (d *dialer) connect(ctx context.Context, cfg *tls.Config, turn int) (net.Conn, error) {
+	raw, err := d.reach(ctx, turn)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		bottom(raw).Close()
+		return nil, fmt.Errorf("TLS handshake with %s: %w", d.cfg.Address, err)
+	}
+	if conn.ConnectionState().NegotiatedProtocol == "" && len(cfg.NextProtos) > 0 {
+		bottom(raw).Close()
+		return nil, fmt.Errorf("%s took none of the protocols %q (hint: is something between us ending the TLS?)", d.cfg.Address, cfg.NextProtos)
+	}
+	return conn, nil
+}
+
+// direct dials the gateway's addresses one after the other, beginning with the
+// turn-th, so that connections of different turns end up at different ones.
+func (d *dialer) direct(ctx context.Context, turn int) (net.Conn, error) {
+	var nd net.Dialer
+	host, port, err := net.SplitHostPort(d.cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return nd.DialContext(ctx, "tcp", d.cfg.Address)
+	}
+	resolve := d.cfg.Resolve
+	if resolve == nil {
+		resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	addrs, err := resolve(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("look up the gateway: %w", err)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare) // resolvers change the order; the turns shall not
+	var failed []error
+	for i := range addrs {
+		addr := addrs[(turn+i)%len(addrs)]
+		conn, err := dialOne(ctx, &nd, net.JoinHostPort(addr.Unmap().String(), port), dialTimeout/time.Duration(len(addrs)))
+		if err == nil {
+			return conn, nil
+		}
+		failed = append(failed, err)
+	}
+	if len(failed) == 0 {
+		return nil, fmt.Errorf("look up the gateway: %s has no address", host)
+	}
+	return nil, errors.Join(failed...)
+}
+
+func dialOne(ctx context.Context, nd *net.Dialer, addr string, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(limit, time.Second))
+	defer cancel()
+	return nd.DialContext(ctx, "tcp", addr)
+}
+
 // reach opens the byte stream to the gateway: TCP, or a proxy's CONNECT.
-func (d *dialer) reach(ctx context.Context) (net.Conn, error) {
+func (d *dialer) reach(ctx context.Context, turn int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var nd net.Dialer
 	proxy, err := d.proxy()
 	if err != nil {
 		return nil, err
 	}
 	if proxy == nil {
-		return nd.DialContext(ctx, "tcp", d.cfg.Address)
+		return d.direct(ctx, turn)
 	}
+	var nd net.Dialer
 	port := map[string]string{"http": "80", "https": "443"}[proxy.Scheme]
 	if port == "" {
 		return nil, fmt.Errorf("proxy %s has scheme %q; http and https are known", proxy.Host, proxy.Scheme)
@@ -101,5 +166,10 @@ func Connect(ctx context.Context, cfg DialConfig) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return (&dialer{cfg: cfg, host: host}).connect(ctx)
+	d := newDialer(cfg, host)
+	tlsConfig, err := d.tls(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.connect(ctx, tlsConfig, d.first)
 }

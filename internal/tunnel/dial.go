@@ -1,14 +1,16 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"time"
@@ -22,16 +24,28 @@ type DialConfig struct {
 	Address string
 
 	// TLS gives the configuration of the next connection, with the current client
-	// certificate, the pinned CA and the ALPN name; it is asked each time,
-	// because certificates are renewed. Without ServerName the host of Address
+	// certificate (its Leaf set), the pinned CA and the ALPN name; it is asked each
+	// time, because certificates are renewed. Without ServerName the host of Address
 	// is expected in the gateway's certificate. Required.
 	TLS func(ctx context.Context) (*tls.Config, error)
+
+	// Connections is how many to keep up, at most [MaxDialled]; 0 is one. They are
+	// spread over the addresses that Address resolves to.
+	Connections int
+
+	// DrainTimeout is how long running requests may go on when Dial's context has
+	// ended; 0 cuts them at once.
+	DrainTimeout time.Duration
 
 	// Handler answers the gateway's requests. It must heed its request's
 	// context: Dial returns only when every call of it has. It must not answer
 	// with "Connection: close", which net/http takes as meant for the whole
 	// connection. Required.
 	Handler http.Handler
+
+	// Resolve gives the addresses of Address's host; nil is the system's resolver.
+	// Through a proxy it is the proxy that resolves.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	// Proxy names the proxy to reach the gateway through, by CONNECT, such as
 	// http.ProxyFromEnvironment; nil, or a nil URL, connects directly.
@@ -42,20 +56,25 @@ type DialConfig struct {
 
 	// BackoffMin and BackoffMax bound the wait before the next attempt. The wait
 	// is random between zero and a bound that doubles from the first (100 ms if
-	// zero) to the second (5 s if zero), so that agents which lost their gateway
+	// zero) to the second (2 s if zero), so that agents which lost their gateway
 	// together do not come back together.
 	BackoffMin, BackoffMax time.Duration
 
-	// OnConnect is called when the gateway's first heartbeat arrives on a new
-	// connection, OnDisconnect when that connection is gone, with the reason. They
+	// OnConnect is called when the gateway begins to use a new connection,
+	// OnDisconnect when that connection is gone, with the reason. They
 	// must not block. Nil is fine.
 	OnConnect    func()
 	OnDisconnect func(error)
 }
 
-// Dial keeps one connection to the gateway up, and serves its requests with
-// cfg.Handler, until ctx ends; it then cuts everything and returns ctx's cause.
-// It returns earlier only for a configuration that can never work.
+// Dial keeps cfg.Connections connections to the gateway up, and serves its
+// requests with cfg.Handler, until ctx ends. Then it takes nothing new, lets
+// running requests end within cfg.DrainTimeout, cuts the rest, and returns ctx's
+// cause. It returns earlier only for a configuration that can never work.
+//
+// When two thirds of the life of a connection's client certificate are over,
+// another connection is made with a newer one; once the gateway uses that, the
+// old one gets nothing new and goes on until its last request has ended.
 func Dial(ctx context.Context, cfg DialConfig) error {
 	host, _, err := net.SplitHostPort(cfg.Address)
 	if err != nil || host == "" {
@@ -64,45 +83,117 @@ func Dial(ctx context.Context, cfg DialConfig) error {
 	if cfg.TLS == nil || cfg.Handler == nil {
 		return fmt.Errorf("tunnel: dial %s without TLS or handler: %w", cfg.Address, access.ErrInvalid)
 	}
+	if cfg.Connections < 0 || cfg.Connections > MaxDialled {
+		return fmt.Errorf("tunnel: %d connections to %s must be 1 to %d: %w", cfg.Connections, cfg.Address, MaxDialled, access.ErrInvalid)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.BackoffMin <= 0 {
-		cfg.BackoffMin = 100 * time.Millisecond
-	}
-	if cfg.BackoffMax <= 0 {
-		cfg.BackoffMax = 5 * time.Second
-	}
-	cfg.BackoffMax = max(cfg.BackoffMin, cfg.BackoffMax)
+	cfg.Connections = cmp.Or(cfg.Connections, 1)
+	cfg.BackoffMin = cmp.Or(max(cfg.BackoffMin, 0), 100*time.Millisecond)
+	cfg.BackoffMax = cmp.Or(max(cfg.BackoffMax, 0), 2*time.Second)
 
-	d := &dialer{cfg: cfg, host: host, handlers: calls{idle: make(chan struct{})}}
+	d := newDialer(cfg, host)
 	defer d.handlers.end()
-	for bound := cfg.BackoffMin; ; bound = min(2*bound, cfg.BackoffMax) {
-		began := time.Now()
-		err := d.once(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if time.Since(began) >= cfg.BackoffMax && !errors.Is(err, errNotReached) {
-			bound = cfg.BackoffMin // it lasted: the next loss is a new one
-		}
-		wait := rand.N(bound)
-		cfg.Logger.Warn("no connection to the gateway", "gateway", cfg.Address, "reason", err, "retry", wait.Round(time.Millisecond))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	var keeping sync.WaitGroup
+	for slot := range cfg.Connections {
+		keeping.Go(func() { d.keep(ctx, slot) })
 	}
+	keeping.Wait() // until ctx has ended
+	d.finish()
+	return context.Cause(ctx)
 }
-
-// errNotReached marks an attempt that never had a connection.
-var errNotReached = errors.New("gateway not reached")
 
 type dialer struct {
 	cfg      DialConfig
 	host     string
+	first    int // turn of the first slot; random, so that agents spread over addresses
 	handlers calls
+	serving  sync.WaitGroup // of connections, drained ones included
+	cut      chan struct{}  // closed to end them all
+}
+
+func newDialer(cfg DialConfig, host string) *dialer {
+	return &dialer{cfg: cfg, host: host, first: rand.IntN(1 << 20), handlers: calls{idle: make(chan struct{})}, cut: make(chan struct{})}
+}
+
+// keep keeps one of the connections up until ctx ends, and then drains it.
+func (d *dialer) keep(ctx context.Context, slot int) {
+	backoff := Backoff{Min: d.cfg.BackoffMin, Max: d.cfg.BackoffMax}
+	var current *conn
+	for turn := d.first + slot; ; {
+		next, err := d.open(ctx, turn, current)
+		var wait time.Duration
+		if err == nil {
+			if current != nil {
+				current.drain()
+			}
+			current = next
+			select {
+			case <-ctx.Done():
+				current.drain()
+				return
+			case <-renewal(current.leaf):
+				continue
+			case <-current.ended:
+				backoff.Lasted(time.Since(current.began))
+				err, current = current.err, nil
+				wait = backoff.Next()
+			}
+		} else {
+			turn++ // by another address, if there is one
+			wait = backoff.Next()
+			if current != nil {
+				wait = max(wait, renewWait(current.leaf))
+			}
+		}
+		if ctx.Err() == nil {
+			d.cfg.Logger.Warn("no connection to the gateway", "gateway", d.cfg.Address, "renewal", current != nil, "reason", err, "retry", wait.Round(time.Millisecond))
+		}
+		select {
+		case <-time.After(wait):
+		case <-current.done():
+			backoff.Lasted(time.Since(current.began))
+			current = nil
+		case <-ctx.Done():
+			if current != nil {
+				current.drain()
+			}
+			return
+		}
+	}
+}
+
+// renewal fires when a connection that was made with leaf is to be replaced,
+// when a third of the certificate's life remains. A little later for some than
+// for others, so that an agent's connections are not replaced all at once.
+func renewal(leaf *x509.Certificate) <-chan time.Time {
+	if leaf == nil {
+		return nil
+	}
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	return time.After(time.Until(leaf.NotAfter) - life/3 + rand.N(life/24+1))
+}
+
+// renewWait is how long to wait when a replacement failed: there is time, but
+// less and less.
+func renewWait(leaf *x509.Certificate) time.Duration {
+	const most = 5 * time.Minute
+	return rand.N(min(max(time.Until(leaf.NotAfter)/8, 0), most) + 1)
+}
+
+// finish gives the drained connections their time and cuts what is left.
+func (d *dialer) finish() {
+	drained := make(chan struct{})
+	go func() { d.serving.Wait(); close(drained) }()
+	limit := time.NewTimer(d.cfg.DrainTimeout)
+	defer limit.Stop()
+	select {
+	case <-drained:
+	case <-limit.C:
+	}
+	close(d.cut)
+	<-drained
 }
 
 // calls counts running handlers. A WaitGroup would not do: net/http may start
@@ -141,139 +232,3 @@ func (c *calls) end() {
 	c.mu.Unlock()
 	<-c.idle
 }
-
-// once makes one connection and serves on it until it ends.
-func (d *dialer) once(ctx context.Context) error {
-	conn, err := d.connect(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNotReached, err)
-	}
-	return d.serve(ctx, newMeter(conn))
-}
-
-// connect dials, through the proxy if there is one, and makes the handshake.
-func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
-	cfg, err := d.cfg.TLS(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("TLS configuration: %w", err)
-	}
-	cfg = cfg.Clone()
-	if cfg.ServerName == "" {
-		cfg.ServerName = d.host
-	}
-	raw, err := d.reach(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	conn := tls.Client(raw, cfg)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		bottom(raw).Close()
-		return nil, fmt.Errorf("TLS handshake with %s: %w", d.cfg.Address, err)
-	}
-	if conn.ConnectionState().NegotiatedProtocol == "" && len(cfg.NextProtos) > 0 {
-		bottom(raw).Close()
-		return nil, fmt.Errorf("%s took none of the protocols %q (hint: is something between us ending the TLS?)", d.cfg.Address, cfg.NextProtos)
-	}
-	return conn, nil
-}
-
-// serve is the HTTP/2 server on one connection. It returns when the connection
-// is closed and net/http has let go of it; handlers may still be returning.
-func (d *dialer) serve(ctx context.Context, conn *meter) error {
-	proved := make(chan struct{})
-	prove := sync.OnceFunc(func() { close(proved) })
-	released := make(chan struct{})
-	srv := &http.Server{
-		Handler:   d.handler(prove),
-		Protocols: http2Only(),
-		ErrorLog:  slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelDebug),
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          maxStreams,
-			MaxReceiveBufferPerConnection: upConnWindow,
-			MaxReceiveBufferPerStream:     upStreamWindow,
-			MaxReadFrameSize:              frameSize,
-		},
-		MaxHeaderBytes:    maxHeaderBytes,
-		ReadHeaderTimeout: proveTimeout, // for the preface; streams have no part in it
-		ConnState: func(_ net.Conn, s http.ConnState) {
-			if s == http.StateClosed {
-				close(released)
-			}
-		},
-	}
-	l := &oneConn{conn: conn, next: make(chan net.Conn, 1)}
-	l.next <- conn
-	var serving sync.WaitGroup
-	serving.Go(func() { srv.Serve(l) }) // returns with conn; watch says why it ended
-	err := d.watch(ctx, conn, proved)
-	conn.Close()
-	serving.Wait()
-	<-released
-	return err
-}
-
-// watch waits for the end of the connection, and ends it when it is silent.
-func (d *dialer) watch(ctx context.Context, conn *meter, proved <-chan struct{}) (err error) {
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
-	silent := silence{m: conn}
-	limit := int(proveTimeout / beatEvery)
-	for waiting := 0; ; {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-conn.closed:
-			return errors.New("connection closed")
-		case <-proved:
-			proved, limit = nil, silentTicks
-			d.cfg.Logger.Info("connected to the gateway", "gateway", d.cfg.Address)
-			if d.cfg.OnConnect != nil {
-				d.cfg.OnConnect()
-			}
-			if d.cfg.OnDisconnect != nil {
-				defer func() { d.cfg.OnDisconnect(err) }()
-			}
-		case <-tick.C:
-			waiting++
-			if silent.tick(limit) || proved != nil && waiting >= limit {
-				return errSilent
-			}
-		}
-	}
-}
-
-// handler answers heartbeats itself and counts the calls of the real handler.
-func (d *dialer) handler(heard func()) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !d.handlers.enter() {
-			return
-		}
-		defer d.handlers.leave()
-		if r.RequestURI == heartbeatPath {
-			answerBeats(w, r, heard)
-			return
-		}
-		d.cfg.Handler.ServeHTTP(w, r)
-	})
-}
-
-// oneConn is a listener that accepts one connection, and ends when that does.
-type oneConn struct {
-	conn *meter
-	next chan net.Conn
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.next:
-		return c, nil
-	default:
-	}
-	<-l.conn.closed
-	return nil, net.ErrClosed
-}
-
-func (l *oneConn) Close() error   { return l.conn.Close() }
-func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }

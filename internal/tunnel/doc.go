@@ -3,8 +3,8 @@
 //
 // # How data passes
 //
-// The agent dials the gateway with TLS ([Dial]) and then serves HTTP/2 on that
-// connection. The gateway hands the accepted, authenticated connection to
+// The agent dials the gateway with TLS ([Dial]), several times, and then serves
+// HTTP/2 on each connection. The gateway hands the accepted, authenticated connection to
 // [Hub.Serve] and is the HTTP/2 client on it: [Hub.To] gives a RoundTripper,
 // each request is one stream, and flow control, multiplexing, cancellation and
 // abort are those of net/http itself (http.ClientConn at the gateway,
@@ -19,7 +19,8 @@
 // It decides nothing about requests: who may ask and as whom is settled above
 // ([Peer] is what the caller read in the agent's certificate; the agent says
 // nothing about itself that is believed: checklist 20). It does not authenticate
-// connections, does not retry requests and does not choose response headers.
+// connections, does not choose response headers, and sends a request again only
+// if no agent has looked at it.
 //
 // # Why it is safe
 //
@@ -33,6 +34,9 @@
 //   - A connection is given requests only after the agent's process has echoed a
 //     beat through it, and an older generation of a cluster never displaces or
 //     joins a newer one (checklist 19).
+//   - No request begins on a connection whose certificate has ended, and what
+//     still runs there is cut unless the cluster's agent has proved itself anew.
+//     An agent that leaves fails no request (DESIGN.md has both arguments).
 //   - After an answer other than 101 nothing is spliced: the bytes a client sends
 //     behind a refused upgrade are never read, let alone forwarded (checklist 7).
 //   - Every number is bounded and stands in limits.go (checklist 30); every

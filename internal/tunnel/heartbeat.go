@@ -22,7 +22,17 @@ const (
 	beatSize      = 8
 )
 
-// beats is the body of the heartbeat request: Read gives what push was given.
+// Beats with the highest bit are words, by which a connection enters and leaves
+// service. Each is said once at most.
+const (
+	wordBit     = 1 << 63
+	wordServing = wordBit | 1 // gateway: requests come here from now on
+	wordLeaving = wordBit | 2 // agent: send nothing new here
+	wordLast    = wordBit | 3 // gateway: nothing new will follow
+)
+
+// beats is the body of the heartbeat request: Read gives what push and say were
+// given.
 type beats struct {
 	next chan uint64
 	done chan struct{}
@@ -30,16 +40,19 @@ type beats struct {
 }
 
 func newBeats() *beats {
-	return &beats{next: make(chan uint64, 1), done: make(chan struct{})}
+	// A beat and the gateway's two words, so that a word is never lost.
+	return &beats{next: make(chan uint64, 3), done: make(chan struct{})}
 }
 
-// push sends a beat, or skips it when the one before has not left yet.
+// push sends a beat, or skips it when something before has not left yet.
 func (b *beats) push(v uint64) {
-	select {
-	case b.next <- v:
-	default:
+	if len(b.next) == 0 {
+		b.next <- v
 	}
 }
+
+// say sends a word. Like push it has one caller, the link's own goroutine.
+func (b *beats) say(word uint64) { b.next <- word }
 
 func (b *beats) Read(p []byte) (int, error) {
 	if len(p) < beatSize {
@@ -70,9 +83,9 @@ func readBeats(r io.Reader, heard func(uint64)) error {
 	}
 }
 
-// answerBeats is the agent's end of the heartbeat stream. It calls heard with
-// the first beat.
-func answerBeats(w http.ResponseWriter, r *http.Request, heard func()) {
+// answerBeats is the agent's end of the heartbeat stream. It says the words
+// that it is given, and calls hear with those it hears.
+func answerBeats(w http.ResponseWriter, r *http.Request, words <-chan uint64, hear func(word uint64)) {
 	ctx, cancel := context.WithCancel(r.Context())
 	var mu sync.Mutex
 	write := func(v uint64) {
@@ -89,6 +102,8 @@ func answerBeats(w http.ResponseWriter, r *http.Request, heard func()) {
 			select {
 			case <-t.C:
 				write(0)
+			case word := <-words:
+				write(word)
 			case <-ctx.Done():
 				return
 			}
@@ -96,9 +111,11 @@ func answerBeats(w http.ResponseWriter, r *http.Request, heard func()) {
 	})
 	defer ticking.Wait()
 	defer cancel()
-	var first sync.Once
 	readBeats(r.Body, func(v uint64) { // ends with the connection, which has its own error
-		first.Do(heard)
+		if v&wordBit != 0 {
+			hear(v)
+			return
+		}
 		write(v)
 	})
 }

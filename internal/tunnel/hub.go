@@ -1,14 +1,10 @@
 package tunnel
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +18,9 @@ type Peer struct {
 	ClusterUID string
 	Generation int64  // of the cluster's enrolment; the newest wins
 	Agent      string // one agent process, for the log: its certificate's serial
+	// NotAfter is the end of its certificate, and of new requests on the
+	// connection; zero for none.
+	NotAfter time.Time
 }
 
 // HubConfig configures a [Hub]. The zero value works.
@@ -55,9 +54,10 @@ type Hub struct {
 // cluster is what the hub knows of one cluster. It outlives its connections,
 // because the floor must.
 type cluster struct {
-	floor int64 // lowest generation still accepted; only rises
-	links []*link
-	since time.Time // of the first of links, while there was always one
+	floor   int64     // lowest generation still accepted; only rises
+	links   []*link   // in service
+	resting []*link   // out of service, oldest first; their streams go on
+	since   time.Time // of the first of links, while there was always one
 }
 
 // NewHub returns a hub without connections.
@@ -80,8 +80,11 @@ func NewHub(cfg HubConfig) *Hub {
 // Serve takes over an accepted connection whose TLS peer the caller has
 // authenticated as peer. It blocks until the connection is dead or ctx ends,
 // closes it, and says why; the error is never nil. The connection gets requests
-// once a heartbeat has come back through it. A generation below the highest
-// seen of its cluster is refused with access.ErrForbidden.
+// once a heartbeat has come back through it, until the agent says that it is
+// leaving or the peer's certificate ends. What runs then goes on: to its end, or
+// behind the certificate's end only while the cluster has another connection in
+// service. A generation below the highest seen of its cluster is refused with
+// access.ErrForbidden.
 func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 	m := newMeter(conn)
 	defer m.Close()
@@ -112,6 +115,11 @@ func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 		h.tell(peer.ClusterUID)
 		log.Info("agent connected", "rtt", time.Duration(l.rtt.Load()))
 		return nil
+	}, func() {
+		if h.rest(l) {
+			h.tell(peer.ClusterUID)
+			log.Info("agent's connection takes no new requests", "after", time.Since(l.began).Round(time.Millisecond), "expired", l.expired(time.Now()))
+		}
 	})
 	if h.deregister(l) {
 		h.tell(peer.ClusterUID)
@@ -123,6 +131,8 @@ func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 var (
 	errClosed     = fmt.Errorf("the hub is closed: %w", access.ErrUnavailable)
 	errGeneration = fmt.Errorf("a newer enrolment has replaced this one: %w", access.ErrForbidden)
+	errExpired    = fmt.Errorf("the agent's certificate has ended: %w", access.ErrUnauthenticated)
+	errCrowded    = fmt.Errorf("more than %d connections of the cluster are out of service: %w", maxResting, access.ErrUnavailable)
 )
 
 func (h *Hub) admissible(peer Peer) error {
@@ -176,6 +186,23 @@ func (h *Hub) register(l *link) error {
 	return nil
 }
 
+// rest takes l out of service and reports whether it was in it. It is called
+// again when the certificate of a resting link ends.
+func (h *Hub) rest(l *link) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.resting.Store(true)
+	c := h.cluster(l.peer.ClusterUID)
+	served := c.remove(l)
+	if served {
+		if c.resting = append(c.resting, l); len(c.resting) > maxResting {
+			c.resting[0].cut(errCrowded)
+		}
+	}
+	c.settle(time.Now())
+	return served
+}
+
 func (h *Hub) deregister(l *link) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,9 +210,31 @@ func (h *Hub) deregister(l *link) bool {
 	if c == nil {
 		return false
 	}
+	served := c.remove(l)
+	c.resting = slices.DeleteFunc(c.resting, func(x *link) bool { return x == l })
+	c.settle(time.Now())
+	return served
+}
+
+// remove takes l off the links in service. Called with mu held.
+func (c *cluster) remove(l *link) bool {
 	n := len(c.links)
 	c.links = slices.DeleteFunc(c.links, func(x *link) bool { return x == l })
 	return len(c.links) < n
+}
+
+// settle cuts the resting links whose certificate has ended and whose cluster
+// has no connection in service, of their enrolment, that proves its agent anew.
+// Called with mu held, whenever a link leaves service or its certificate ends.
+func (c *cluster) settle(now time.Time) {
+	for _, l := range c.resting {
+		vouched := slices.ContainsFunc(c.links, func(x *link) bool {
+			return x.peer.Generation == l.peer.Generation && !x.expired(now)
+		})
+		if l.expired(now) && !vouched {
+			l.cut(errExpired)
+		}
+	}
 }
 
 // cluster is called with mu held.
@@ -296,93 +345,5 @@ func (h *Hub) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("tunnel: close hub: %w", context.Cause(ctx))
-	}
-}
-
-// To returns the way to a cluster: a RoundTripper that sends each request over
-// the live connection with the fewest streams. The error, now or from
-// RoundTrip, wraps access.ErrUnavailable when no connection is live or all their
-// streams are taken, and when the connection dies before the answer.
-func (h *Hub) To(clusterUID string) (http.RoundTripper, error) {
-	if h.Connected(clusterUID) == 0 {
-		return nil, fmt.Errorf("tunnel: reach cluster %s: no agent is connected: %w", clusterUID, access.ErrUnavailable)
-	}
-	return route{hub: h, uid: clusterUID}, nil
-}
-
-// ErrNotSent says that nothing of a request was sent, so that it may be sent
-// again whatever it does.
-var ErrNotSent = fmt.Errorf("not sent: %w", access.ErrUnavailable)
-
-// route chooses the connection for each request, not once, so that it survives
-// the replacement of a connection.
-type route struct {
-	hub *Hub
-	uid string
-}
-
-func (t route) RoundTrip(r *http.Request) (*http.Response, error) {
-	r, err := addressed(r)
-	if err != nil {
-		closeBody(r)
-		return nil, fmt.Errorf("tunnel: reach cluster %s: %w", t.uid, err)
-	}
-	l := t.reserve()
-	if l == nil {
-		closeBody(r)
-		return nil, fmt.Errorf("tunnel: reach cluster %s: no free stream: %w", t.uid, ErrNotSent)
-	}
-	resp, err := l.http.RoundTrip(r)
-	if err == nil {
-		return resp, nil
-	}
-	if ctx := r.Context(); ctx.Err() != nil {
-		return nil, err // the caller's doing, not the tunnel's
-	}
-	return nil, fmt.Errorf("tunnel: reach cluster %s: %w: %w", t.uid, access.ErrUnavailable, err)
-}
-
-// reserve takes a stream on the least loaded connection that has one. Reserving
-// makes a full connection refuse; without it net/http would queue the request.
-func (t route) reserve() *link {
-	links := t.hub.links(t.uid)
-	if len(links) > 1 {
-		slices.SortStableFunc(links, func(a, b *link) int {
-			return cmp.Compare(a.http.InFlight(), b.http.InFlight())
-		})
-	}
-	for _, l := range links {
-		if l.http.Reserve() == nil {
-			return l
-		}
-	}
-	return nil
-}
-
-var errHeartbeat = errors.New("that path belongs to the tunnel")
-
-// addressed gives r the scheme and host that net/http insists on, and refuses
-// what could reach the agent's end of the tunnel and not its handler.
-func addressed(r *http.Request) (*http.Request, error) {
-	if r.URL == nil || r.URL.Opaque != "" {
-		return r, fmt.Errorf("request without a path: %w", access.ErrInvalid)
-	}
-	if r.URL.RequestURI() == heartbeatPath {
-		return r, fmt.Errorf("%w: %w", errHeartbeat, access.ErrForbidden)
-	}
-	if r.URL.Host != "" && r.URL.Scheme != "" {
-		return r, nil
-	}
-	out := *r
-	out.URL = new(url.URL)
-	*out.URL = *r.URL
-	out.URL.Scheme = cmp.Or(r.URL.Scheme, "http")
-	out.URL.Host = cmp.Or(r.URL.Host, "agent")
-	return &out, nil
-}
-
-func closeBody(r *http.Request) {
-	if r.Body != nil {
-		r.Body.Close()
 	}
 }

@@ -16,6 +16,14 @@ const (
 	// one cluster can make the gateway hold.
 	maxConnections = 8
 
+	// maxResting is how many more may be out of service, ending their last
+	// requests; one more, and the oldest is cut.
+	maxResting = 16
+
+	// MaxDialled is how many connections one agent may keep up: two agents of two
+	// and their replacements fit maxConnections.
+	MaxDialled = 4
+
 	// Receive windows, up at the agent and down at the gateway. A stream's window
 	// over the round-trip time bounds its speed (1 MiB over 50 ms: 20 MB/s) and is
 	// the memory one stalled stream can hold; downloads get more, because lists
@@ -40,6 +48,7 @@ const (
 // process that was itself stopped finds one late tick, not a silent peer.
 const (
 	beatEvery   = 500 * time.Millisecond
+	doubtTicks  = 2 // requests go elsewhere if they can
 	silentTicks = 4 // dead after 2 to 2.5 s; a lost packet is sent again after 0.2, 0.6, 1.4 s
 
 	// proveTimeout is for the first beat, when thousands of agents may be

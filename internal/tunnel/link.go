@@ -21,6 +21,16 @@ type link struct {
 	began time.Time
 	rtt   atomic.Int64 // of the last beat, in nanoseconds
 	cut   context.CancelCauseFunc
+
+	leaving  chan struct{} // closed when the agent says so
+	resting  atomic.Bool   // out of service
+	doubtful atomic.Bool   // silent for longer than a live one is
+	starting atomic.Int64  // streams reserved and not yet on the wire
+}
+
+// expired reports whether the peer's certificate has ended.
+func (l *link) expired(now time.Time) bool {
+	return !l.peer.NotAfter.IsZero() && !now.Before(l.peer.NotAfter)
 }
 
 // newLink starts HTTP/2 on conn, as its client.
@@ -40,7 +50,7 @@ func newLink(ctx context.Context, conn *meter, peer Peer) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: start HTTP/2 to agent %s of cluster %s: %w: %w", peer.Agent, peer.ClusterUID, access.ErrUnavailable, err)
 	}
-	return &link{peer: peer, conn: conn, http: cc, began: time.Now()}, nil
+	return &link{peer: peer, conn: conn, http: cc, began: time.Now(), leaving: make(chan struct{})}, nil
 }
 
 // close ends the connection and every stream on it.
@@ -49,9 +59,11 @@ func (l *link) close() {
 	l.http.Close()
 }
 
-// run keeps the connection's heartbeat until it dies or ctx ends, and says why
-// it ended. It calls proved once, with the first echo.
-func (l *link) run(ctx context.Context, proved func() error) error {
+// run keeps the connection's heartbeat until it dies, is drained or ctx ends,
+// and says why it ended. It calls proved once, with the first echo, and rest
+// when no request may begin here any more: the agent leaves, or its certificate
+// has ended.
+func (l *link) run(ctx context.Context, proved func() error, rest func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	body := newBeats()
@@ -71,6 +83,7 @@ func (l *link) run(ctx context.Context, proved func() error) error {
 	defer tick.Stop()
 	silent := silence{m: l.conn}
 	limit := int(proveTimeout / beatEvery)
+	leaving, expired, last := l.leaving, false, false
 	for waiting := 0; ; {
 		body.push(uint64(time.Since(l.began)))
 		select {
@@ -80,17 +93,40 @@ func (l *link) run(ctx context.Context, proved func() error) error {
 			if err := proved(); err != nil {
 				return err
 			}
+			body.say(wordServing)
 			echoed, limit = nil, silentTicks
+		case <-leaving:
+			leaving = nil
+			rest()
 		case <-tick.C:
 			waiting++
 			if silent.tick(limit) || echoed != nil && waiting >= limit {
 				return errSilent
 			}
+			l.doubtful.Store(silent.n >= doubtTicks)
+		}
+		if !expired && l.expired(time.Now()) {
+			if expired = true; echoed != nil {
+				return errExpired
+			}
+			rest()
+		}
+		if l.resting.Load() && l.starting.Load() == 0 {
+			if l.http.InFlight() <= 1 { // the heartbeat
+				return errDrained
+			}
+			if !last {
+				last = true
+				body.say(wordLast)
+			}
 		}
 	}
 }
 
-var errSilent = errors.New("the other end is silent")
+var (
+	errSilent  = errors.New("the other end is silent")
+	errDrained = errors.New("drained: its last request has ended")
+)
 
 // listen opens the heartbeat stream and reads echoes until it ends.
 func (l *link) listen(req *http.Request, heard func()) error {
@@ -102,9 +138,16 @@ func (l *link) listen(req *http.Request, heard func()) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the agent answered the heartbeat with %s", resp.Status)
 	}
+	leave := sync.OnceFunc(func() { close(l.leaving) })
 	return readBeats(resp.Body, func(v uint64) {
-		if v == 0 {
+		switch {
+		case v == 0:
 			return // the agent's own beat: life, but no proof that it hears us
+		case v == wordLeaving:
+			leave()
+			return
+		case v&wordBit != 0:
+			return // of a later version
 		}
 		l.rtt.Store(int64(time.Since(l.began) - time.Duration(v)))
 		heard()
