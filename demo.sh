@@ -64,7 +64,7 @@ admin() { kubectl --kubeconfig "${own:-$D/cluster/kubeconfig}" "$@"; }
 source_kubectl() { kubectl --kubeconfig "$D/ml.kubeconfig" --cache-dir "$D/cache" "$@"; }
 
 step "start the server: control plane, gateway and identity provider; no cluster exists yet"
-sallyport server --data-dir "$D/server" --listen 127.0.0.1:0 --identity-listen 127.0.0.1:0 >"$D/server.out" 2>"$D/server.log" &
+sallyport server --data-dir "$D/server" --listen 127.0.0.1:0 --identity-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$D/server.out" 2>"$D/server.log" &
 pids+=($!)
 await 30 "the server is ready" grep -q ready "$D/server.out"
 note "$(cat "$D/server.out")"

@@ -142,7 +142,7 @@ func newKillRig(t *testing.T) *killRig {
 	web, identity := killAddresses(t)
 	r.base = "https://" + web
 	r.server = child("server", true, self, "server", "--data-dir", filepath.Join(r.dir, "server"),
-		"--listen", web, "--identity-listen", identity)
+		"--listen", web, "--identity-listen", identity, "--metrics-listen", "127.0.0.1:0")
 	r.proxy, r.reconciler = child("proxy", false, self), child("reconciler", false, self)
 	r.server.start(t)
 	r.connect(t)

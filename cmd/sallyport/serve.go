@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/access"
@@ -28,7 +29,7 @@ import (
 )
 
 // run starts everything in stages and waits.
-func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.Writer) error {
+func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, stdout io.Writer) error {
 	feed := newHandOver(web.Addr())
 	door, err := s.frontDoor(feed)
 	if err != nil {
@@ -60,6 +61,12 @@ func (s *server) run(ctx context.Context, web, identity net.Listener, stdout io.
 
 	identityServer := &http.Server{Handler: s.idp.ManagedIdentity(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
 	group.Go(func() error { return serveUntil(ctx, identityServer, identity) })
+
+	if metrics != nil {
+		s.log.Info("metrics", "address", metrics.Addr())
+		watched := watchPort(prometheus.Gatherers{s.registry, etcdMetrics()}, s.health, s.log)
+		group.Go(func() error { return serveUntil(ctx, watched, metrics) })
+	}
 
 	// An index that is not loaded would refuse every agent.
 	group.Go(func() error {
@@ -137,14 +144,8 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	switch first {
 	case "subscriptions", "providers", "tenants", "metadata":
 		s.control.ServeHTTP(w, r)
-	case "healthz":
-		fmt.Fprintln(w, "ok")
-	case "readyz":
-		if err := s.index.Fresh(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
+	case "healthz", "livez", "readyz":
+		s.health.ServeHTTP(w, r)
 	default:
 		arm.LimitBody(w, r) // the control plane sets it itself; only the data plane's may take their time
 		s.idp.ServeHTTP(w, r)
@@ -190,7 +191,7 @@ func (s *server) auditEnrolment(e enroll.Event) {
 	if e.Err != nil {
 		rec.Reason = e.Err.Error()
 	}
-	if err := s.audit.Log(rec); err != nil {
+	if err := s.record(rec); err != nil {
 		s.log.Error("enrolment not recorded", "error", err)
 	}
 }

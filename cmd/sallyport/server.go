@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/access"
@@ -30,6 +31,7 @@ import (
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/idp"
 	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/telemetry"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -68,6 +70,9 @@ type serverConfig struct {
 	// to their size: nobody may push records out by making noise. When the disk
 	// is full the server refuses everything.
 	AuditKeep time.Duration
+	// MetricsListen is the address of /metrics, /livez and /readyz, in plain
+	// HTTP and open to all who reach it; empty for none.
+	MetricsListen string
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
@@ -82,6 +87,7 @@ func defaultServerConfig() serverConfig {
 		DataDir:        "sallyport-data",
 		Listen:         "127.0.0.1:8443",
 		IdentityListen: "127.0.0.1:8444",
+		MetricsListen:  "127.0.0.1:8445",
 		BindingLimit:   8,
 		AgentTimeout:   time.Minute,
 		AuditMaxSize:   100,
@@ -123,6 +129,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.IntVar(&cfg.AuditMaxSize, "audit-max-size", cfg.AuditMaxSize, "size in MiB at which the audit log is set aside; 0 for no limit")
 	f.DurationVar(&cfg.AuditMaxAge, "audit-max-age", cfg.AuditMaxAge, "age of its first record at which the audit log is set aside; 0 for no limit")
 	f.DurationVar(&cfg.AuditKeep, "audit-keep", cfg.AuditKeep, "how long audit logs that were set aside are kept; 0 for ever")
+	f.StringVar(&cfg.MetricsListen, "metrics-listen", cfg.MetricsListen, "address of /metrics, /livez and /readyz, plain HTTP; \"\" for none")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
 	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -133,9 +140,12 @@ type server struct {
 	cfg       serverConfig
 	log       *slog.Logger
 	advertise string
+	registry  *prometheus.Registry
+	health    *telemetry.Health
 
 	store     *store.Store
 	audit     *audit.File
+	record    audit.Log // into audit, and counted
 	authority *enroll.Authority
 	keys      *idp.Keys
 	index     *authorize.Index
@@ -179,7 +189,15 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 		return fmt.Errorf("listen on %s for managed identities: %w", cfg.IdentityListen, err)
 	}
 	defer identity.Close()
+	var metrics net.Listener
+	if cfg.MetricsListen != "" {
+		if metrics, err = net.Listen("tcp", cfg.MetricsListen); err != nil {
+			return withHint(fmt.Errorf("listen on %s for metrics: %w", cfg.MetricsListen, err), "choose another address with --metrics-listen, or none with --metrics-listen ''")
+		}
+		defer metrics.Close()
+	}
 	s.advertise = cmp.Or(cfg.Advertise, web.Addr().String())
+	s.registry = newRegistry()
 
 	if err := s.openState(ctx); err != nil {
 		return err
@@ -193,7 +211,7 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	if err := s.build(op, "http://"+identity.Addr().String()+"/msi/token"); err != nil {
 		return err
 	}
-	return s.run(ctx, web, identity, stdout)
+	return s.run(ctx, web, identity, metrics, stdout)
 }
 
 func checkServerConfig(cfg serverConfig) error {
@@ -242,7 +260,7 @@ func (s *server) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd")}
+	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd"), Metrics: s.registry}
 	if len(s.cfg.EtcdEndpoints) > 0 {
 		cfg.Dir, cfg.Endpoints = "", s.cfg.EtcdEndpoints
 		if cfg.TLS, err = etcdTLS(s.cfg); err != nil {
@@ -285,6 +303,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		BaseURL:   func(r *http.Request) string { return "https://" + r.Host },
 		Keys:      s.keys,
 		Directory: directory{s.store},
+		Metrics:   s.registry,
 		Logger:    s.log.With("part", "idp"),
 		// Terraform asks for a token for the ARM address it was given.
 		AllowAudience: func(audience string) bool { return strings.TrimSuffix(audience, "/") == "https://"+s.advertise },
@@ -297,16 +316,24 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	}
 	s.tags = &addresses.Tags{}
 	live := &tunnel.Live{}
-	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel")})
+	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel"), Metrics: s.registry})
 	s.index = authorize.NewIndex(authorize.Config{
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
 		Ranges:      func(ranges []string) (authorize.Set, error) { return s.tags.Set(ranges) },
+		Metrics:     s.registry,
 	})
+	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
+	s.health = &telemetry.Health{Logger: s.log, Checks: []telemetry.Check{
+		{Name: "index", Run: func(context.Context) error { return s.index.Fresh() }},
+		{Name: "store", Run: s.store.Ping},
+		{Name: "audit", Run: func(context.Context) error { return audit.Writable(s.cfg.DataDir) }},
+	}}
 	s.gateway, err = gateway.New(gateway.Config{
 		Authenticate: s.data.Principal,
 		Authorizer:   s.index,
-		Audit:        s.audit.Log,
+		Audit:        s.record,
+		Metrics:      s.registry,
 		To:           s.hub.To,
 		Live:         live,
 		Logger:       s.log.With("part", "gateway"),
@@ -331,7 +358,8 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Store:            s.store,
 		Authenticate:     s.arm.Principal,
 		Peer:             s.peer,
-		Audit:            s.audit.Log,
+		Audit:            s.record,
+		Metrics:          s.registry,
 		Catalogue:        catalogue,
 		BindingLimit:     s.cfg.BindingLimit,
 		IdentityHeader:   s.keys.IdentityHeader,
@@ -378,6 +406,7 @@ func (s *server) buildVerifiers(op operator) (err error) {
 	s.arm, err = authenticate.New(authenticate.Config{
 		Issuers:   issuers,
 		Audiences: append(idp.ARMAudiences(), own, own+"/"),
+		Metrics:   prometheus.WrapRegistererWith(prometheus.Labels{"audience": "arm"}, s.registry),
 		Logger:    s.log.With("part", "authenticate"),
 	})
 	if err != nil {
@@ -387,6 +416,7 @@ func (s *server) buildVerifiers(op operator) (err error) {
 		Issuers:       issuers,
 		Audiences:     []string{idp.DataPlaneAudience},
 		RequireSource: true,
+		Metrics:       prometheus.WrapRegistererWith(prometheus.Labels{"audience": "gateway"}, s.registry),
 		Logger:        s.log.With("part", "authenticate"),
 	})
 	return err

@@ -120,7 +120,7 @@ func checkGoroutines(t *testing.T, since goleak.Option) {
 // start starts the server on its data folder.
 func (s *system) start(flags ...string) {
 	s.t.Helper()
-	args := slices.Concat([]string{"server", "--data-dir", s.dir, "--identity-listen", "127.0.0.1:0"}, s.flags, flags)
+	args := slices.Concat([]string{"server", "--data-dir", s.dir, "--identity-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, s.flags, flags)
 	if !slices.Contains(args, "--listen") {
 		// A later start takes the same port: agents and kubeconfigs know it.
 		args = append(args, "--listen", cmp.Or(strings.TrimPrefix(s.url, "https://"), "127.0.0.1:0"))

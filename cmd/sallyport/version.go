@@ -19,20 +19,7 @@ func newVersionCommand(c *cli) *cobra.Command {
 		Example: "  sallyport version -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := struct {
-				Version  string `json:"version"`
-				Revision string `json:"revision,omitempty"`
-				Go       string `json:"go"`
-				Platform string `json:"platform"`
-			}{"(devel)", "", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version = cmp.Or(version, info.Main.Version, v.Version)
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						v.Revision = s.Value
-					}
-				}
-			}
+			v := thisBuild()
 			body, err := json.Marshal(v)
 			if err != nil {
 				return err
@@ -40,4 +27,25 @@ func newVersionCommand(c *cli) *cobra.Command {
 			return c.print(body, []string{"sallyport " + v.Version, v.Revision, v.Go, v.Platform})
 		},
 	}
+}
+
+// build says which build this binary is.
+type build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func thisBuild() build {
+	v := build{"(devel)", "", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v.Version = cmp.Or(version, info.Main.Version, v.Version)
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+	}
+	return v
 }

@@ -40,6 +40,7 @@ type keySet struct {
 	now     func() time.Time
 	logger  *slog.Logger
 	changed func() // called after the keys have changed
+	metrics *metrics
 
 	mu      sync.Mutex
 	keys    map[string]*rsa.PublicKey // by kid; replaced, never written to
@@ -145,9 +146,12 @@ func (s *keySet) fetch(ctx context.Context) error {
 		}
 	}
 	if err != nil {
+		s.metrics.fetches.WithLabelValues(s.issuer.Issuer, "error").Inc()
 		s.logger.Error("keys not refreshed", "issuer", s.issuer.Issuer, "error", err)
 		return err
 	}
+	s.metrics.fetches.WithLabelValues(s.issuer.Issuer, "success").Inc()
+	s.metrics.fetched.WithLabelValues(s.issuer.Issuer).Set(float64(s.now().Unix()))
 	s.mu.Lock()
 	same := maps.EqualFunc(s.keys, keys, func(a, b *rsa.PublicKey) bool { return a.Equal(b) })
 	s.keys, s.fetched = keys, s.now()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport/sallyport/access"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	Now func() time.Time
 	// Logger gets failed key fetches; nil discards.
 	Logger *slog.Logger
+	// Metrics takes the verifier's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
 }
 
 // Verifier authenticates bearer tokens. It is safe for concurrent use.
@@ -48,6 +51,7 @@ type Verifier struct {
 	issuers       map[string]*keySet // by exact "iss"
 	parser        *jwt.Parser
 	cache         cache
+	metrics       *metrics
 }
 
 // New returns a verifier. It fetches nothing yet: the first token of an issuer
@@ -62,6 +66,7 @@ func New(cfg Config) (*Verifier, error) {
 		now:           cfg.Now,
 		logger:        cfg.Logger,
 		issuers:       map[string]*keySet{},
+		metrics:       newMetrics(cfg.Metrics),
 		// Claims are checked in claims.go, where a refusal can name the values.
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithStrictDecoding(),
 			jwt.WithJSONNumber(), jwt.WithoutClaimsValidation()),
@@ -82,7 +87,7 @@ func New(cfg Config) (*Verifier, error) {
 			// Two sources of keys for one iss would let either sign for the other.
 			return nil, fmt.Errorf("authenticate: issuer %q is configured twice: %w", issuer.Issuer, access.ErrInvalid)
 		}
-		v.issuers[issuer.Issuer] = &keySet{issuer: issuer, now: v.now, logger: v.logger, changed: v.cache.empty}
+		v.issuers[issuer.Issuer] = &keySet{issuer: issuer, now: v.now, logger: v.logger, changed: v.cache.empty, metrics: v.metrics}
 	}
 	return v, nil
 }
@@ -91,6 +96,12 @@ func New(cfg Config) (*Verifier, error) {
 // or an [access.ErrUnavailable] when the issuer's keys cannot be had; both
 // texts are safe to send to the caller.
 func (v *Verifier) Principal(ctx context.Context, token string) (access.Principal, error) {
+	p, err := v.principalOf(ctx, token)
+	v.metrics.verified(err)
+	return p, err
+}
+
+func (v *Verifier) principalOf(ctx context.Context, token string) (access.Principal, error) {
 	if token == "" {
 		return access.Principal{}, refuse(Missing, "Authentication failed. The token is empty.")
 	}
@@ -101,6 +112,7 @@ func (v *Verifier) Principal(ctx context.Context, token string) (access.Principa
 	now := v.now()
 	p, generation, ok := v.cache.get(sum, now)
 	if ok {
+		v.metrics.hits.Inc()
 		return p, nil
 	}
 	kid, err := checkForm(token)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sallyport/sallyport/access"
 )
 
@@ -33,6 +35,8 @@ type Config struct {
 	Ranges func(ranges []string) (Set, error)
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
+	// Metrics takes the index's metrics; nil shows them to nobody.
+	Metrics prometheus.Registerer
 }
 
 // Index answers from memory who may act where. It is safe for concurrent use.
@@ -85,7 +89,7 @@ func NewIndex(cfg Config) *Index {
 	if cfg.ClusterGone == nil {
 		cfg.ClusterGone = func(string, int64) {}
 	}
-	return &Index{
+	x := &Index{
 		cfg:         cfg,
 		clusters:    map[string]access.Cluster{},
 		generations: map[string]int64{},
@@ -97,6 +101,8 @@ func NewIndex(cfg Config) *Index {
 		loaded:      make(chan struct{}),
 		advanced:    make(chan struct{}),
 	}
+	registerMetrics(cfg.Metrics, x)
+	return x
 }
 
 // Grant decides whether p may act in the cluster from an address; the zero one
@@ -181,13 +187,7 @@ func (x *Index) freshLocked() error {
 	if !x.isLoaded() {
 		return fmt.Errorf("the index of bindings is not loaded yet: %w", access.ErrUnavailable)
 	}
-	oldest := x.heard.clusters
-	for _, heard := range []time.Time{x.heard.bindings, x.heard.resources} {
-		if heard.Before(oldest) {
-			oldest = heard
-		}
-	}
-	if age := x.cfg.Now().Sub(oldest); age > x.cfg.MaxAge {
+	if age := x.cfg.Now().Sub(x.oldest()); age > x.cfg.MaxAge {
 		return fmt.Errorf("the index of bindings was last proven current %s ago, more than %s: %w", age.Round(time.Millisecond), x.cfg.MaxAge, access.ErrUnavailable)
 	}
 	return nil

@@ -10,6 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/store"
@@ -69,16 +72,21 @@ type Config struct {
 	Now func() time.Time
 	// Logger gets one line for each request; default: discarded.
 	Logger *slog.Logger
+	// Metrics takes the control plane's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
+	// Tracer makes a span for each request; nil makes none.
+	Tracer trace.Tracer
 }
 
 // ControlPlane serves owners and agents. Its methods are safe for concurrent
 // use.
 type ControlPlane struct {
-	cfg    Config
-	store  *store.Store
-	log    *slog.Logger
-	routes []route
-	feeds  *feeds
+	cfg     Config
+	store   *store.Store
+	log     *slog.Logger
+	routes  []route
+	feeds   *feeds
+	metrics *metrics
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when Run ends; feeds end with it
@@ -120,6 +128,7 @@ func New(cfg Config) (*ControlPlane, error) {
 	}
 	c := &ControlPlane{cfg: cfg, store: cfg.Store, log: cfg.Logger, feeds: newFeeds(), stopped: make(chan struct{})}
 	c.routes = c.table()
+	c.metrics = newMetrics(cfg.Metrics, c.feeds)
 	return c, nil
 }
 
@@ -145,8 +154,8 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	fail := make(chan error, 3)
-	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones} {
+	fail := make(chan error, 4)
+	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones, c.followOperations} {
 		wg.Go(func() { fail <- follow(ctx) })
 	}
 	ticker := time.NewTicker(tick)

@@ -136,6 +136,7 @@ func (c *ControlPlane) checkPending(ctx context.Context) {
 		}
 		return
 	}
+	c.metrics.pending.Set(float64(len(items)))
 	now, lagging := c.cfg.Now(), false
 	for _, item := range items {
 		op := item.Value

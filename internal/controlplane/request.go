@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/telemetry"
 )
 
 // request is what a handler needs of an admitted request.
@@ -26,6 +29,7 @@ type request struct {
 	w    http.ResponseWriter // for limits on the body, and for open routes
 
 	id     string // a GUID; the operation it starts has the same
+	route  string // its template; empty for none
 	path   arm.Path
 	vars   arm.Vars
 	caller access.Principal
@@ -50,7 +54,8 @@ func (c *ControlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{c: c, http: r, w: w, id: uuid.NewString()}
 	arm.Stamp(w, r, q.id, start)
 	arm.LimitBody(w, r)
-	answer, err := c.handle(r.Context(), q)
+	ctx, span := telemetry.Start(r.Context(), c.cfg.Tracer, "controlplane", trace.WithSpanKind(trace.SpanKindServer), telemetry.Linked(r.Header))
+	answer, err := c.handle(ctx, q)
 	if q.caller.ObjectID != "" {
 		w.Header().Set("x-ms-operation-identifier", fmt.Sprintf("tenantId=%s,objectId=%s/sallyport/%s", q.caller.TenantID, q.caller.ObjectID, q.id))
 	}
@@ -66,7 +71,16 @@ func (c *ControlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		err = arm.Write(w, answer.status, answer.body)
 	}
-	c.logRequest(q, status, c.cfg.Now().Sub(start), err)
+	took := c.cfg.Now().Sub(start)
+	c.logRequest(q, status, took, err)
+	c.metrics.answered(q, status, took)
+	span.Name(q.spanName())
+	span.Set(telemetry.Attribute("http.request.method", r.Method), attribute.String("http.route", q.route),
+		attribute.Int("http.response.status_code", status), attribute.String("sallyport.request.id", q.id))
+	if status < http.StatusInternalServerError {
+		err = nil // a client's mistake is no error of ours (OpenTelemetry, HTTP server spans)
+	}
+	span.End(err)
 }
 
 // logRequest writes the one line of a request: never a query, header value or
@@ -111,7 +125,7 @@ func (c *ControlPlane) admit(ctx context.Context, q *request) (*route, error) {
 	rt, vars, allowed := c.match(q.http.Method, path)
 	q.path = path
 	if rt != nil {
-		q.path, q.vars = rt.pattern.Fill(vars), vars
+		q.route, q.path, q.vars = rt.pattern.String(), rt.pattern.Fill(vars), vars
 		if rt.who == open {
 			return rt, nil
 		}

@@ -64,7 +64,7 @@ func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, re
 		g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
 		return
 	}
-	w.status, w.bytes = status, up+down
+	w.status, w.bytes, w.received = status, up+down, up
 	if err != nil && status != http.StatusSwitchingProtocols {
 		panic(http.ErrAbortHandler) // an answer cut short must not look whole
 	}
@@ -87,7 +87,7 @@ func (g *Gateway) forwardFailed(w http.ResponseWriter, ctx context.Context, r re
 		err = errLost
 	}
 	r.err = err
-	refuse(w, r)
+	g.refuse(w, "forward", r)
 }
 
 // errBadAnswer marks an answer of the cluster that must not reach a client.
@@ -213,8 +213,9 @@ func plainType(contentType string) bool {
 // possible through [http.ResponseController].
 type recorder struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
+	status   int
+	bytes    int64
+	received int64 // of bytes, those that an upgraded stream brought from the client
 }
 
 // Unwrap serves [http.ResponseController].

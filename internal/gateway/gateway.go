@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
@@ -27,7 +29,7 @@ type Authorizer interface {
 	Holds(access.Grant) error
 }
 
-// Config wires a [Gateway]. Every field but Now is needed.
+// Config wires a [Gateway]. Every field but Now, Metrics and Tracer is needed.
 type Config struct {
 	Authenticate func(ctx context.Context, token string) (access.Principal, error)
 	Authorizer   Authorizer
@@ -38,6 +40,10 @@ type Config struct {
 	Live   *tunnel.Live
 	Logger *slog.Logger
 	Now    func() time.Time // default [time.Now]
+	// Metrics takes the gateway's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
+	// Tracer makes the spans of a request; nil makes none.
+	Tracer trace.Tracer
 }
 
 // Gateway serves the data plane. It is an [http.Handler] for paths below
@@ -50,6 +56,7 @@ type Gateway struct {
 	// strangers bounds what callers without an identity can write into the
 	// audit log: a full disk would shut the door for everybody.
 	strangers budget
+	metrics   *metrics
 }
 
 // New returns a gateway, or an error that names what is missing.
@@ -60,32 +67,36 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}, nil
+	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug), metrics: newMetrics(cfg.Metrics)}, nil
 }
 
 // ServeHTTP admits a request and forwards it, in the order the package comment
 // gives.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := g.cfg.Now()
+	answer := &recorder{ResponseWriter: w}
 	rec := audit.Record{ID: uuid.NewString(), Remote: r.RemoteAddr, Method: access.Clip(r.Method, 20), Path: access.Clip(r.URL.EscapedPath(), 256)}
+	r, seen := g.observe(answer, r, rec.ID)
+	defer seen.end()
 	adm, err := g.admit(r, &rec)
+	seen.read(adm, r.Method)
+	step := adm.step(rec.ObjectID != "")
 	if err == nil || rec.ObjectID != "" || g.strangers.admit(start, &rec) {
 		if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {
-			err = recordErr // not recorded means refused
+			err, step = recordErr, "audit" // not recorded means refused
 		}
 	}
 	if err != nil {
-		refuse(w, refusal{rec.ID, adm.path, err})
+		g.refuse(answer, step, refusal{rec.ID, adm.path, err})
 		return
 	}
 	ctx, release := g.cfg.Live.Register(r.Context(), adm.grant.BindingUID)
 	defer release()
 
-	answer := &recorder{ResponseWriter: w}
 	defer func() {
 		rec.Status, rec.Bytes, rec.Duration = answer.status, answer.bytes, g.cfg.Now().Sub(start)
-		if cause := context.Cause(ctx); cause != nil {
-			rec.Reason = cause.Error()
+		if seen.cause = context.Cause(ctx); seen.cause != nil {
+			rec.Reason = seen.cause.Error()
 		}
 		if err := g.record(audit.Complete, rec, nil); err != nil {
 			g.cfg.Logger.Error("completion not recorded", "request", rec.ID, "error", err)
@@ -93,9 +104,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	// The binding may have gone between the decision and the registration.
 	if err := g.cfg.Authorizer.Holds(adm.grant); err != nil {
-		refuse(answer, refusal{rec.ID, adm.path, err})
+		g.refuse(answer, "authorize", refusal{rec.ID, adm.path, err})
 		return
 	}
+	seen.admitted(adm)
+	adm.to = timed{adm.to, seen}
 	g.forward(answer, r.WithContext(ctx), adm, rec.ID)
 }
 
@@ -130,7 +143,7 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if err != nil {
 		return adm, err
 	}
-	principal, err := g.cfg.Authenticate(r.Context(), token)
+	principal, err := g.authenticate(r.Context(), token)
 	if err != nil {
 		return adm, err
 	}
@@ -145,7 +158,7 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if adm.upgrade = proto != ""; adm.upgrade && !adm.info.MayUpgrade() {
 		return adm, fmt.Errorf("only exec, attach, portforward and proxy of a pod, and proxy of a service, can be upgraded: %w", access.ErrInvalid)
 	}
-	adm.grant, err = g.cfg.Authorizer.Grant(principal, t.cluster, peerAddress(r))
+	adm.grant, err = g.authorize(r.Context(), principal, t.cluster, peerAddress(r))
 	if err != nil {
 		return adm, err
 	}
@@ -189,7 +202,9 @@ func (g *Gateway) record(stage audit.Stage, rec audit.Record, refusal error) err
 // Revoke cuts the live requests of a binding and records how many there were.
 // It does not block on them.
 func (g *Gateway) Revoke(bindingUID, cause string) {
-	n := g.cfg.Live.Cut(bindingUID, fmt.Errorf("%s: %w", cause, access.ErrForbidden))
+	n := g.cfg.Live.Cut(bindingUID, cutError{fmt.Errorf("%s: %w", cause, access.ErrForbidden), g.cfg.Now()})
+	g.metrics.revocations.Inc()
+	g.metrics.cut.Add(float64(n))
 	if n == 0 {
 		return
 	}

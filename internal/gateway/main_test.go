@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,7 @@ const (
 type rig struct {
 	*gateway.Gateway
 	live         *tunnel.Live
+	metrics      *prometheus.Registry
 	authenticate func(token string) (access.Principal, error)
 	grant        func(access.Principal, access.ResourceID) (access.Grant, error)
 	holds        func(access.Grant) error
@@ -64,7 +66,7 @@ func id(t testing.TB, s string) access.ResourceID {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{live: &tunnel.Live{}}
+	r := &rig{live: &tunnel.Live{}, metrics: prometheus.NewRegistry()}
 	r.authenticate = func(token string) (access.Principal, error) {
 		if token != "good" {
 			return access.Principal{}, fmt.Errorf("signature: %w", access.ErrUnauthenticated)
@@ -95,8 +97,9 @@ func newRig(t testing.TB) *rig {
 			r.step("to")
 			return r.to(uid)
 		},
-		Live:   r.live,
-		Logger: slog.New(slog.DiscardHandler),
+		Live:    r.live,
+		Metrics: r.metrics,
+		Logger:  slog.New(slog.DiscardHandler),
 	})
 	check(t, err)
 	return r

@@ -33,6 +33,12 @@ type refusal struct {
 	err       error
 }
 
+// refuse counts and answers a refusal of one of the gateway's steps.
+func (g *Gateway) refuse(w http.ResponseWriter, step string, r refusal) {
+	g.metrics.refused(step, r.err)
+	refuse(w, r)
+}
+
 // refuse answers with the Status of the error's kind. An error of no kind is a
 // fixed text: its cause is for the log alone.
 func refuse(w http.ResponseWriter, r refusal) {

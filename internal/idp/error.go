@@ -104,6 +104,7 @@ func (p *Provider) reply(w http.ResponseWriter, c *call, answer any, failure *oa
 			w.Header().Set("WWW-Authenticate", `Basic realm="sallyport"`)
 		}
 	}
+	p.metrics.answered(c.name, status)
 	writeJSON(w, status, answer)
 	p.cfg.Logger.Info("identity provider", append(fields, "status", status)...)
 }

@@ -45,12 +45,15 @@ func (p *Provider) ManagedIdentity() http.Handler {
 			if failure.status == http.StatusMethodNotAllowed {
 				w.Header().Set("Allow", http.MethodGet)
 			}
+			p.metrics.answered("managed_identity", failure.status)
 			writeJSON(w, failure.status, msiError{Error: failure.kind, Description: failure.text})
 			fields = append(fields, "error", failure.kind, "status", failure.status)
 			if failure.cause != nil {
 				fields = append(fields, "cause", failure.cause)
 			}
 		} else {
+			p.metrics.answered("managed_identity", http.StatusOK)
+			p.metrics.tokens.WithLabelValues("managed_identity").Inc()
 			writeJSON(w, http.StatusOK, answer)
 			fields = append(fields, "client", answer.ClientID, "status", http.StatusOK)
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sallyport/sallyport/access"
 )
 
@@ -62,13 +64,16 @@ type Config struct {
 	Lifetimes     Lifetimes
 	Now           func() time.Time // nil for time.Now
 	Logger        *slog.Logger     // one line per request; nil discards
+	// Metrics takes the provider's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
 }
 
 // Provider is the identity provider. Safe for concurrent use; it has no
 // goroutines.
 type Provider struct {
-	cfg    Config
-	tokens tokenCache
+	cfg     Config
+	tokens  tokenCache
+	metrics *metrics
 }
 
 // New returns a provider. A faulty configuration is an [access.ErrInvalid].
@@ -94,7 +99,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Provider{cfg: cfg}, nil
+	return &Provider{cfg: cfg, metrics: newMetrics(cfg.Metrics)}, nil
 }
 
 // Issuer returns the "iss" of a tenant's tokens, which package authenticate is

@@ -110,6 +110,7 @@ func (p *Provider) clientCredentials(c *call, audience func(url.Values) (string,
 	if err != nil {
 		return req, issued{}, unavailable(err)
 	}
+	p.metrics.tokens.WithLabelValues("client_credentials").Inc()
 	return req, t, nil
 }
 

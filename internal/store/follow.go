@@ -76,6 +76,7 @@ func (k Kind[T]) Follow(ctx context.Context, prefix string, f func(Update[T])) e
 		if fl.proven { // it worked for a while
 			backoff = minBackoff
 		}
+		k.store.metrics.breaks.WithLabelValues(k.dir).Inc()
 		k.store.log.Warn("watch broke, listing again", "kind", k.name, "prefix", prefix, "error", err, "after", backoff)
 		select {
 		case <-time.After(backoff/2 + rand.N(backoff/2)): // not all followers at once
@@ -125,6 +126,7 @@ func (fl *follow[T]) run(ctx context.Context) error {
 		all.Changed = append(all.Changed, item)
 	}
 	fl.seen, fl.asOf = revision, start
+	fl.kind.store.metrics.prove(fl.kind.dir, start)
 	fl.f(all)
 
 	// RequireLeader: a member cut off from the others ends the watch, and the
@@ -265,5 +267,6 @@ func (fl *follow[T]) settle() bool {
 		return false
 	}
 	fl.asOf, fl.owed, fl.proven = fl.owed.at, nil, true
+	fl.kind.store.metrics.prove(fl.kind.dir, fl.asOf)
 	return true
 }

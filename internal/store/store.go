@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sallyport/sallyport/access"
@@ -39,6 +40,8 @@ type Config struct {
 	// ProgressInterval is how often Follow proves to its consumer that it is
 	// up to date. The default is 1 s.
 	ProgressInterval time.Duration
+	// Metrics takes the store's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
 }
 
 // Store is an open store. Its fields are the kinds of records it keeps; they
@@ -61,6 +64,7 @@ type Store struct {
 	log      *slog.Logger
 	interval time.Duration
 	conn     *connection
+	metrics  *metrics
 
 	life context.Context // ends with Close: no call outlives the store
 	end  context.CancelFunc
@@ -124,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // newStore gives each kind its name, its folder and its key.
 func newStore(conn *connection, cfg Config) *Store {
-	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, interval: cfg.ProgressInterval, conn: conn}
+	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, interval: cfg.ProgressInterval, conn: conn, metrics: newMetrics(cfg.Metrics)}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.Subscriptions = kindOf(s, "subscription", "subscriptions", byID, subscriptionKey)
 	s.Groups = kindOf(s, "resource group", "groups", byID, groupKey)
@@ -199,6 +203,10 @@ func (s *Store) limited(ctx context.Context) (context.Context, func(), error) {
 	}
 	return ctx, func() { done(); limit() }, nil
 }
+
+// Ping reports whether the store answers now: etcd, with a majority of its
+// members. The error wraps [access.ErrUnavailable].
+func (s *Store) Ping(ctx context.Context) error { return s.probe(ctx) }
 
 // probe asks etcd for a linearizable read.
 func (s *Store) probe(ctx context.Context) error {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sallyport/sallyport/access"
 )
 
@@ -33,12 +35,15 @@ type HubConfig struct {
 	// Calls come one at a time and the last one is right; it must not block, nor
 	// call Close. Nil tells nobody.
 	OnChange func(clusterUID string, connected int)
+	// Metrics takes the hub's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
 }
 
 // Hub is the gateway's end: the live connections of all clusters' agents.
 type Hub struct {
 	log      *slog.Logger
 	onChange func(string, int)
+	metrics  *metrics
 
 	// telling is held while OnChange runs, so that its calls cannot overtake
 	// each other. Never taken with mu held.
@@ -68,13 +73,15 @@ func NewHub(cfg HubConfig) *Hub {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func(string, int) {}
 	}
-	return &Hub{
+	h := &Hub{
 		log:      cfg.Logger,
 		onChange: cfg.OnChange,
 		clusters: map[string]*cluster{},
 		serving:  map[*link]struct{}{},
 		drained:  make(chan struct{}),
 	}
+	h.metrics = newMetrics(cfg.Metrics, h)
+	return h
 }
 
 // Serve takes over an accepted connection whose TLS peer the caller has
@@ -87,6 +94,7 @@ func NewHub(cfg HubConfig) *Hub {
 // access.ErrForbidden.
 func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 	m := newMeter(conn)
+	m.sentTo, m.receivedFrom = h.metrics.bytes.WithLabelValues("sent"), h.metrics.bytes.WithLabelValues("received")
 	defer m.Close()
 	if peer.ClusterUID == "" {
 		return fmt.Errorf("tunnel: serve a connection of no cluster: %w", access.ErrInvalid)
@@ -100,7 +108,7 @@ func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 	if err != nil {
 		return err
 	}
-	l.cut = cut
+	l.cut, l.beat = cut, h.metrics.heartbeats.Inc
 	if err := h.enter(l); err != nil {
 		l.close()
 		return err
@@ -112,6 +120,7 @@ func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 		if err := h.register(l); err != nil {
 			return err
 		}
+		h.metrics.connects.Inc()
 		h.tell(peer.ClusterUID)
 		log.Info("agent connected", "rtt", time.Duration(l.rtt.Load()))
 		return nil
@@ -121,6 +130,7 @@ func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 			log.Info("agent's connection takes no new requests", "after", time.Since(l.began).Round(time.Millisecond), "expired", l.expired(time.Now()))
 		}
 	})
+	h.metrics.disconnected(err)
 	if h.deregister(l) {
 		h.tell(peer.ClusterUID)
 	}

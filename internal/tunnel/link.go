@@ -26,6 +26,7 @@ type link struct {
 	resting  atomic.Bool   // out of service
 	doubtful atomic.Bool   // silent for longer than a live one is
 	starting atomic.Int64  // streams reserved and not yet on the wire
+	beat     func()        // told of each echo
 }
 
 // expired reports whether the peer's certificate has ended.
@@ -149,6 +150,7 @@ func (l *link) listen(req *http.Request, heard func()) error {
 		case v&wordBit != 0:
 			return // of a later version
 		}
+		l.beat()
 		l.rtt.Store(int64(time.Since(l.began) - time.Duration(v)))
 		heard()
 	})

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // meter is a connection that remembers whether anything arrived and tells when
@@ -13,8 +15,10 @@ type meter struct {
 	net.Conn
 
 	received atomic.Int64
-	once     sync.Once
-	closed   chan struct{}
+	// The counters of what was sent and received; nil counts nothing.
+	sentTo, receivedFrom prometheus.Counter
+	once                 sync.Once
+	closed               chan struct{}
 }
 
 func newMeter(c net.Conn) *meter {
@@ -25,6 +29,17 @@ func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.Conn.Read(p)
 	if n > 0 {
 		m.received.Add(int64(n))
+		if m.receivedFrom != nil {
+			m.receivedFrom.Add(float64(n))
+		}
+	}
+	return n, err
+}
+
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.Conn.Write(p)
+	if n > 0 && m.sentTo != nil {
+		m.sentTo.Add(float64(n))
 	}
 	return n, err
 }

@@ -1,0 +1,32 @@
+package idp
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// metrics are what the provider counts.
+type metrics struct {
+	requests *prometheus.CounterVec
+	tokens   *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	make := promauto.With(reg)
+	return &metrics{
+		requests: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_idp_requests_total",
+			Help: "Requests to the identity provider, by endpoint (none: there is no such) and status.",
+		}, []string{"endpoint", "code"}),
+		tokens: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_idp_tokens_issued_total",
+			Help: "Tokens given out, by grant: client_credentials or managed_identity.",
+		}, []string{"grant"}),
+	}
+}
+
+func (m *metrics) answered(endpoint string, status int) {
+	m.requests.WithLabelValues(endpoint, strconv.Itoa(status)).Inc()
+}
