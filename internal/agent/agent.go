@@ -142,6 +142,9 @@ func (a *agent) account(dir string) (account, error) {
 		UserAgent:       "sallyport-agent",
 		QPS:             -1, // bounded by the number of bindings, not by a client-side limit
 		Timeout:         30 * time.Second,
+		// HTTPS_PROXY is the way out of the cluster's network. The API server is
+		// inside, and a proxy out there has no way back.
+		Proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
 	}}, nil
 }
 
