@@ -28,6 +28,10 @@ import (
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
+// feedSilence is how long an agent's feed may be dead before it is noticed. A
+// heartbeat goes out each second.
+const feedSilence = 10 * time.Second
+
 // run starts everything in stages and waits.
 func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, stdout io.Writer) error {
 	feed := newHandOver(web.Addr())
@@ -118,7 +122,12 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 		},
 		byProtocol: map[string]func(context.Context, *tls.Conn){
 			enroll.ALPNTunnel: s.serveTunnel,
-			enroll.ALPNFeed:   func(_ context.Context, conn *tls.Conn) { feed.give(plainHTTP{conn}) },
+			enroll.ALPNFeed: func(_ context.Context, conn *tls.Conn) {
+				if err := boundSilence(conn, feedSilence); err != nil {
+					s.log.Warn("a feed of a lost agent will be noticed late", "error", err)
+				}
+				feed.give(plainHTTP{conn})
+			},
 		},
 		web: &http.Server{
 			Handler:           http.HandlerFunc(s.serveWeb),
