@@ -23,7 +23,10 @@ const (
 // and hands each to the server of the protocol (ALPN) it asked for. Whether a
 // client certificate is demanded was decided in the handshake.
 type frontDoor struct {
-	tls *tls.Config
+	// origin returns a connection as its client opened it, if that can differ:
+	// behind a balancer it waits for what that says of the client.
+	origin func(net.Conn) (net.Conn, error)
+	tls    *tls.Config
 	// byProtocol takes over connections of the agents' protocols. Any other
 	// protocol goes to web.
 	byProtocol map[string]func(context.Context, *tls.Conn)
@@ -76,6 +79,17 @@ func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 func (d *frontDoor) handshake(ctx context.Context, conn net.Conn) *tls.Conn {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
+	// The header comes out of the time and the place of the handshake: silence
+	// before it holds neither longer than silence after it.
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	from, err := d.origin(conn)
+	stop()
+	if err != nil {
+		d.log.Info("connection refused", "remote", conn.RemoteAddr(), "error", err)
+		conn.Close()
+		return nil
+	}
+	conn = from
 	secured := tls.Server(conn, d.tls)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		d.log.Debug("handshake failed", "remote", conn.RemoteAddr(), "error", err)

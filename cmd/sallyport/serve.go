@@ -59,6 +59,9 @@ func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, s
 	group.Go(func() error { return s.control.Run(ctx) })
 	group.Go(func() error { return s.arm.Run(ctx) })
 	group.Go(func() error { return s.data.Run(ctx) })
+	if s.cfg.ServiceTags != "" {
+		group.Go(func() error { return s.tags.Follow(ctx, serviceTagsEvery, s.log) })
+	}
 
 	feedServer := &http.Server{Handler: s.control.FeedHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
 	group.Go(func() error { return serveUntil(ctx, feedServer, feed) })
@@ -107,8 +110,13 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 	agents := s.authority.AgentTLS(func(id enroll.Identity) error {
 		return s.index.Agent(id.ClusterUID, id.Generation)
 	})
+	origin := func(conn net.Conn) (net.Conn, error) { return conn, nil }
+	if s.cfg.ProxyProtocol {
+		origin = s.addresses.proxies.Origin
+	}
 	return &frontDoor{
-		log: s.log,
+		log:    s.log,
+		origin: origin,
 		tls: &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			NextProtos:     []string{"h2", "http/1.1"},

@@ -73,6 +73,22 @@ type serverConfig struct {
 	// MetricsListen is the address of /metrics, /livez and /readyz, in plain
 	// HTTP and open to all who reach it; empty for none.
 	MetricsListen string
+	// AllowFrom is where requests to clusters may come from: CIDR ranges, single
+	// addresses and names of service tags. Without it they may come from
+	// anywhere. The control plane, the identity provider and agents are not
+	// held to it: they are elsewhere than the sources.
+	AllowFrom []string
+	// ServiceTags is a file of Azure's service tags, in the form Microsoft
+	// publishes (ServiceTags_Public_*.json). It is read again when it changes.
+	ServiceTags string
+	// TrustedProxies are the proxies in front of this server whose
+	// X-Forwarded-For is believed, written as AllowFrom is. List proxies only:
+	// whoever is in the list can name any address.
+	TrustedProxies []string
+	// ProxyProtocol is for balancers that pass TLS on: connections from
+	// TrustedProxies must begin with a PROXY protocol header, version 1 or 2.
+	// Other connections are served as ever.
+	ProxyProtocol bool
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
@@ -107,6 +123,7 @@ on a loopback port. The first start creates a tenant, a subscription and an
 operator, whose credential is written to DIR/operator.json (mode 0600).`,
 		Example: `  sallyport server --data-dir ./sallyport-data
   sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443
+  sallyport server --allow-from 10.0.0.0/8,AzureMachineLearning.WestEurope --service-tags ServiceTags_Public.json
   sallyport server --data-dir ./sallyport-data --new-operator   # lost operator.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -130,6 +147,10 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.DurationVar(&cfg.AuditMaxAge, "audit-max-age", cfg.AuditMaxAge, "age of its first record at which the audit log is set aside; 0 for no limit")
 	f.DurationVar(&cfg.AuditKeep, "audit-keep", cfg.AuditKeep, "how long audit logs that were set aside are kept; 0 for ever")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", cfg.MetricsListen, "address of /metrics, /livez and /readyz, plain HTTP; \"\" for none")
+	f.StringSliceVar(&cfg.AllowFrom, "allow-from", nil, "range, address or service tag that requests to clusters may come from; may be repeated (default: anywhere)")
+	f.StringVar(&cfg.ServiceTags, "service-tags", "", "file of Azure's service tags (ServiceTags_Public_*.json), read again when it changes")
+	f.StringSliceVar(&cfg.TrustedProxies, "trusted-proxies", nil, "range or address of proxies whose X-Forwarded-For is believed; may be repeated")
+	f.BoolVar(&cfg.ProxyProtocol, "proxy-protocol", false, "connections from trusted proxies begin with a PROXY protocol header")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
 	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -142,6 +163,8 @@ type server struct {
 	advertise string
 	registry  *prometheus.Registry
 	health    *telemetry.Health
+	tags      *addresses.Tags // without a file it knows ranges and no tags
+	addresses addressRules
 
 	store     *store.Store
 	audit     *audit.File
@@ -154,7 +177,6 @@ type server struct {
 	control   *controlplane.ControlPlane
 	gateway   *gateway.Gateway
 	idp       *idp.Provider
-	tags      *addresses.Tags // without a file it knows ranges and no tags
 
 	// serving counts the handlers of the TLS port. Shutdown does not wait for
 	// those that took over their connection, and they still have records to write.
@@ -170,6 +192,12 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	}
 	s := &server{cfg: cfg, log: slog.New(slog.NewTextHandler(cmp.Or(cfg.log, io.Discard), &slog.HandlerOptions{Level: level}))}
 	if err := checkServerConfig(cfg); err != nil {
+		return err
+	}
+	if s.tags, err = openServiceTags(cfg); err != nil {
+		return err
+	}
+	if s.addresses, err = newAddressRules(cfg, s.tags); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
@@ -314,13 +342,12 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	if err := s.buildVerifiers(op); err != nil {
 		return err
 	}
-	s.tags = &addresses.Tags{}
 	live := &tunnel.Live{}
 	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel"), Metrics: s.registry})
 	s.index = authorize.NewIndex(authorize.Config{
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
-		Ranges:      func(ranges []string) (authorize.Set, error) { return s.tags.Set(ranges) },
+		Ranges:      func(ranges []string) (authorize.Set, error) { return s.tags.StoredSet(ranges) },
 		Metrics:     s.registry,
 	})
 	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
@@ -330,6 +357,8 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		{Name: "audit", Run: func(context.Context) error { return audit.Writable(s.cfg.DataDir) }},
 	}}
 	s.gateway, err = gateway.New(gateway.Config{
+		Address:      s.addresses.proxies.Client,
+		From:         s.addresses.from,
 		Authenticate: s.data.Principal,
 		Authorizer:   s.index,
 		Audit:        s.record,
@@ -345,6 +374,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Authority: s.authority,
 		Records:   enrolments{s.store},
 		Address:   s.advertise,
+		Remote:    s.addresses.remote,
 		Audit:     s.auditEnrolment,
 	})
 	if err != nil {
@@ -358,6 +388,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Store:            s.store,
 		Authenticate:     s.arm.Principal,
 		Peer:             s.peer,
+		Remote:           s.addresses.remote,
 		Audit:            s.record,
 		Metrics:          s.registry,
 		Catalogue:        catalogue,

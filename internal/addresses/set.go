@@ -32,13 +32,8 @@ func (s Set) Contains(addr netip.Addr) bool {
 	if len(s.names) == 0 {
 		return false
 	}
-	table := *s.tags.table.Load()
-	for _, name := range s.names {
-		if table[name].prefixes.contain(addr) {
-			return true
-		}
-	}
-	return false
+	table := s.tags.table.Load()
+	return table != nil && slices.ContainsFunc(s.names, func(name string) bool { return (*table)[name].prefixes.contain(addr) })
 }
 
 // plain is the one form in which addresses are compared and shown.

@@ -103,14 +103,24 @@ func parseTags(r io.Reader) (tagTable, error) {
 // casing. An empty list makes a set that contains nothing. The error wraps
 // [access.ErrInvalid]; of an unknown tag it names those that look like it.
 func (t *Tags) Set(ranges []string) (Set, error) {
+	for _, text := range ranges {
+		if text = strings.TrimSpace(text); isTagName(text) {
+			if err := t.known(text); err != nil {
+				return Set{}, err
+			}
+		}
+	}
+	return t.StoredSet(ranges)
+}
+
+// StoredSet is Set for a list that was accepted earlier: a tag that is not in
+// the file now contains nothing until it is.
+func (t *Tags) StoredSet(ranges []string) (Set, error) {
 	s := Set{tags: t}
 	var own []netip.Prefix
 	for _, text := range ranges {
 		text = strings.TrimSpace(text)
 		if isTagName(text) {
-			if err := t.known(text); err != nil {
-				return Set{}, err
-			}
 			s.names = append(s.names, fold(text))
 			continue
 		}

@@ -139,6 +139,10 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := set(t, tags, "Sql.EastUS2", "10.0.0.0/8")
+	later, err := tags.StoredSet([]string{"Sql.EastUS3"}) // accepted when the file had it
+	if err != nil || later.Contains(addr(t, "203.0.113.5")) {
+		t.Fatalf("a stored tag that the file lacks: %v", err)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		const every = 10 * time.Second
 		var log strings.Builder
@@ -178,6 +182,9 @@ func TestFollow(t *testing.T) {
 		look()
 		holds("without the tag", "203.0.113.129", false)
 		holds("without the tag", "203.0.113.5", false)
+		if !later.Contains(addr(t, "203.0.113.5")) {
+			t.Error("a stored set does not follow a tag that the file has got")
+		}
 		holds("without the tag, own range", "10.1.2.3", true)
 
 		replace(sample)
@@ -192,6 +199,17 @@ func TestFollow(t *testing.T) {
 			t.Errorf("%d failures were logged, not 2:\n%s", n, log.String())
 		}
 	})
+}
+
+// TestStoredSet: a rule whose tags nobody knows now is still a rule.
+func TestStoredSet(t *testing.T) {
+	s, err := new(addresses.Tags).StoredSet([]string{"Storage", "10.0.0.0/8"})
+	if err != nil || s.Contains(addr(t, "192.0.2.1")) || !s.Contains(addr(t, "10.1.1.1")) {
+		t.Errorf("without a file: %v", err)
+	}
+	if _, err := new(addresses.Tags).StoredSet([]string{"10.0.0.1/8"}); !errors.Is(err, access.ErrInvalid) {
+		t.Errorf("a wrong range: %v", err)
+	}
 }
 
 func FuzzServiceTags(f *testing.F) {

@@ -25,7 +25,7 @@ type Record struct {
 	TenantID string `json:"tenantId,omitempty"`
 	ObjectID string `json:"objectId,omitempty"`
 	Source   string `json:"source,omitempty"`
-	Remote   string `json:"remote,omitempty"` // address of the connection
+	Remote   string `json:"remote,omitempty"` // source address
 
 	// What.
 	Cluster    string   `json:"cluster,omitempty"`

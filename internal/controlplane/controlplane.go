@@ -29,6 +29,9 @@ type Config struct {
 	Authenticate func(ctx context.Context, token string) (access.Principal, error)
 	// Peer tells from a request's verified client certificate whose it is.
 	Peer func(*http.Request) (Peer, error)
+	// Remote tells a request's source address, for logs and records. Default:
+	// the address of the connection.
+	Remote func(*http.Request) string
 	// Audit records each decision on a write before it is done. When it
 	// fails, the write is refused.
 	Audit audit.Log
@@ -122,6 +125,9 @@ func New(cfg Config) (*ControlPlane, error) {
 	cfg.LoginEndpoint = cmp.Or(cfg.LoginEndpoint, "https://login.windows.net")
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Remote == nil {
+		cfg.Remote = func(r *http.Request) string { return r.RemoteAddr }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -87,7 +87,7 @@ func (c *ControlPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // body (checklist item 39), but for the client's name.
 func (c *ControlPlane) logRequest(q *request, status int, took time.Duration, err error) {
 	args := []any{"id", q.id, "method", access.Clip(q.http.Method, arm.MaxMethod), "path", access.Clip(q.http.URL.EscapedPath(), 512), "status", status,
-		"took", took, "remote", q.http.RemoteAddr, "tenant", q.caller.TenantID, "caller", q.caller.ObjectID, "client", access.Clip(q.http.UserAgent(), 200)}
+		"took", took, "remote", q.c.cfg.Remote(q.http), "tenant", q.caller.TenantID, "caller", q.caller.ObjectID, "client", access.Clip(q.http.UserAgent(), 200)}
 	if err != nil {
 		args = append(args, "error", err.Error())
 	}
@@ -269,7 +269,7 @@ func (q *request) refused(err error) error {
 func (q *request) record(allowed bool) audit.Record {
 	r := audit.Record{
 		Time: q.c.cfg.Now(), Stage: audit.Consent, ID: q.id,
-		TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID, Remote: q.http.RemoteAddr,
+		TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID, Remote: q.c.cfg.Remote(q.http),
 		Method: access.Clip(q.http.Method, arm.MaxMethod), Path: q.path.String(), Action: q.action(), Allowed: &allowed,
 		Binding: q.vars["binding"],
 	}

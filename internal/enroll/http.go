@@ -57,7 +57,7 @@ func errorKinds() []errorKind {
 // before a slot is taken, so that slow clients keep nobody out.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, event Event,
 	work func(ctx context.Context, bearer string, body []byte, event *Event) (any, error)) {
-	event.At, event.Remote = s.cfg.Now(), r.RemoteAddr
+	event.At, event.Remote = s.cfg.Now(), s.cfg.Remote(r)
 	result, err := func() (any, error) {
 		if r.Method != http.MethodPost {
 			return nil, fmt.Errorf("method %q must be POST: %w", access.Clip(r.Method, maxQuoted), access.ErrInvalid)

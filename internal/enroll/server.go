@@ -39,6 +39,9 @@ type Config struct {
 	// Address is the gateway's host:port as agents reach it; it goes into join
 	// tokens.
 	Address string
+	// Remote tells a request's source address, for Audit. Nil is the address of
+	// the connection.
+	Remote func(*http.Request) string
 	// Namespace, ServeAccount and ReportAccount name the two service accounts
 	// in every cluster. Defaults: sallyport-system, sallyport-proxy,
 	// sallyport-reconciler.
@@ -110,6 +113,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	if cfg.Audit == nil {
 		cfg.Audit = func(Event) {}
+	}
+	if cfg.Remote == nil {
+		cfg.Remote = func(r *http.Request) string { return r.RemoteAddr }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

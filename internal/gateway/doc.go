@@ -1,8 +1,8 @@
 // Package gateway is the front door to clusters: it admits a request or
 // refuses it, and forwards what it admitted.
 //
-// ServeHTTP is the only function that knows the order: parse the path and the
-// token; authenticate; look the grant up; write the audit record "decision";
+// ServeHTTP is the only function that knows the order: parse the path; find the
+// source address and hold it against the gateway's own rule; authenticate; look the grant up; write the audit record "decision";
 // register the request as live under its binding; look at the binding once
 // more; forward. Every refusal comes before a byte is forwarded, and forward
 // takes what admit returns, which holds the grant, so nobody forwards without

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/addresses"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/requestinfo"
@@ -29,8 +30,18 @@ type Authorizer interface {
 	Holds(access.Grant) error
 }
 
-// Config wires a [Gateway]. Every field but Now, Metrics and Tracer is needed.
+// Config wires a [Gateway]. Every field is needed but Address, From, Now,
+// Metrics and Tracer.
 type Config struct {
+	// Address tells where a request comes from, as rules and the audit log are
+	// to see it. With an error, which wraps [access.ErrInvalid], the request is
+	// refused, and recorded under the address if there is one. Default: the
+	// address of the connection.
+	Address func(*http.Request) (netip.Addr, error)
+	// From reports whether requests from an address are served at all. Nil
+	// serves all.
+	From func(netip.Addr) bool
+
 	Authenticate func(ctx context.Context, token string) (access.Principal, error)
 	Authorizer   Authorizer
 	Audit        audit.Log
@@ -67,6 +78,9 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Address == nil {
+		cfg.Address = addresses.TrustedProxies{}.Client
+	}
 	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug), metrics: newMetrics(cfg.Metrics)}, nil
 }
 
@@ -75,7 +89,7 @@ func New(cfg Config) (*Gateway, error) {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := g.cfg.Now()
 	answer := &recorder{ResponseWriter: w}
-	rec := audit.Record{ID: uuid.NewString(), Remote: r.RemoteAddr, Method: access.Clip(r.Method, 20), Path: access.Clip(r.URL.EscapedPath(), 256)}
+	rec := audit.Record{ID: uuid.NewString(), Method: access.Clip(r.Method, 20), Path: access.Clip(r.URL.EscapedPath(), 256)}
 	r, seen := g.observe(answer, r, rec.ID)
 	defer seen.end()
 	adm, err := g.admit(r, &rec)
@@ -119,6 +133,7 @@ type admission struct {
 	grant   access.Grant
 	to      http.RoundTripper
 	upgrade bool
+	from    netip.Addr
 }
 
 // kind says whose headers the request has.
@@ -129,11 +144,14 @@ func (a admission) kind() tunnel.Kind {
 // admit reads, authenticates and authorizes a request, noting in rec what it
 // learns. It forwards nothing.
 func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err error) {
-	t, err := parseTarget(r.URL, r.RequestURI)
-	if err != nil {
+	t, malformed := parseTarget(r.URL, r.RequestURI)
+	adm.target = t
+	if adm.from, err = g.origin(r, rec); err != nil {
 		return adm, err
 	}
-	adm.target = t
+	if malformed != nil {
+		return adm, malformed
+	}
 	rec.Cluster, rec.Path = t.cluster.String(), access.Clip(t.path, 1024)
 	if adm.info, err = requestinfo.Parse(r.Method, t.path, t.query); err != nil {
 		return adm, err
@@ -158,7 +176,7 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if adm.upgrade = proto != ""; adm.upgrade && !adm.info.MayUpgrade() {
 		return adm, fmt.Errorf("only exec, attach, portforward and proxy of a pod, and proxy of a service, can be upgraded: %w", access.ErrInvalid)
 	}
-	adm.grant, err = g.authorize(r.Context(), principal, t.cluster, peerAddress(r))
+	adm.grant, err = g.authorize(r.Context(), principal, t.cluster, adm.from)
 	if err != nil {
 		return adm, err
 	}
@@ -175,15 +193,6 @@ func describe(rec *audit.Record, info requestinfo.Info) {
 	rec.Verb = info.Verb
 	rec.APIGroup, rec.Resource, rec.Subresource = access.Clip(info.APIGroup, 256), access.Clip(info.Resource, 256), access.Clip(info.Subresource, 256)
 	rec.Namespace, rec.Name = access.Clip(info.Namespace, 256), access.Clip(info.Name, 256)
-}
-
-// peerAddress is where the connection came from; zero if that is not known.
-func peerAddress(r *http.Request) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return peer.Addr().Unmap()
 }
 
 // record writes one audit record. Its error means the request must be refused.

@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/addresses"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -48,6 +49,8 @@ type rig struct {
 	grant        func(access.Principal, access.ResourceID) (access.Grant, error)
 	holds        func(access.Grant) error
 	to           func(clusterUID string) (http.RoundTripper, error)
+	address      func(*http.Request) (netip.Addr, error) // nil: the connection's
+	from         func(netip.Addr) bool                   // nil: all
 	answer       func(*http.Request) (*http.Response, error)
 
 	mu        sync.Mutex
@@ -81,6 +84,13 @@ func newRig(t testing.TB) *rig {
 	r.answer = func(*http.Request) (*http.Response, error) { return answer(200, nil, `{"ok":true}`), nil }
 	var err error
 	r.Gateway, err = gateway.New(gateway.Config{
+		Address: func(req *http.Request) (netip.Addr, error) {
+			if r.address != nil {
+				return r.address(req)
+			}
+			return addresses.TrustedProxies{}.Client(req)
+		},
+		From: func(a netip.Addr) bool { return r.from == nil || r.from(a) },
 		Authenticate: func(_ context.Context, token string) (access.Principal, error) {
 			r.step("authenticate")
 			return r.authenticate(token)
