@@ -26,9 +26,8 @@ import (
 // with inference-v1.
 type bound struct {
 	*system
+	clusterID  string
 	agent      *installed
-	kube       *kubeCluster
-	cluster    string
 	ml         source
 	kubeconfig string
 	config     *rest.Config
@@ -37,14 +36,19 @@ type bound struct {
 
 func newBound(t *testing.T, flags ...string) *bound {
 	t.Helper()
+	return bindOn(newSystem(t, flags...))
+}
+
+// bindOn is newBound on a system that may run elsewhere.
+func bindOn(sys *system) *bound {
+	sys.t.Helper()
 	// Of a binary with the race detector, the credential plugin would rest a
 	// second before it ends.
-	t.Setenv("GORACE", "atexit_sleep_ms=0")
-	s := &bound{system: newSystem(t, flags...)}
-	s.cluster = s.register("private")
+	sys.t.Setenv("GORACE", "atexit_sleep_ms=0")
+	s := &bound{system: sys, clusterID: sys.register("private")}
 	s.agent = s.install("private", "mlworkload,inference-v1")
 	s.agent.start()
-	s.kube, s.ml = theCluster(t), s.source("ml")
+	s.ml = s.source("ml")
 	s.bind("private", "ml", s.ml.id, inference)
 	s.kubeconfig, s.config, s.client = s.as(s.ml)
 	return s

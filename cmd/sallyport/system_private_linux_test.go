@@ -122,7 +122,7 @@ func (w source) tokenKubeconfig(clusterID string) string {
 // streaming is this system for the tests of streams.
 func (p *private) streaming(w source) *streaming {
 	p.t.Helper()
-	s := &streaming{&bound{system: p.system, agent: p.agent, kube: p.kube, cluster: p.id, ml: w, kubeconfig: w.tokenKubeconfig(p.id)}}
+	s := &streaming{&bound{system: p.system, clusterID: p.id, agent: p.agent, ml: w, kubeconfig: w.tokenKubeconfig(p.id)}}
 	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	if err != nil {
 		p.t.Fatal(err)

@@ -356,7 +356,7 @@ func (s *streaming) testUpgradePaths(t *testing.T) {
 		"/api/v1/namespaces/default/pods/idle/exec/more", "/version",
 	} {
 		for _, p := range []string{"websocket", "SPDY/3.1"} {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/k8s"+s.cluster+path, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/k8s"+s.clusterID+path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
