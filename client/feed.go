@@ -64,7 +64,7 @@ func (c *Feed) Desired(ctx context.Context, f func(access.Desired)) error {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessage)) // a broken body leaves the status
 		return newError(resp.StatusCode, resp.Header, body)
 	}
-	lines := bufio.NewScanner(alive{resp.Body, silence})
+	lines := bufio.NewScanner(alive{resp.Body, silence, feedSilence})
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())
@@ -101,12 +101,13 @@ func (c *Feed) Desired(ctx context.Context, f func(access.Desired)) error {
 type alive struct {
 	io.Reader
 	silence *time.Timer
+	limit   time.Duration
 }
 
 func (a alive) Read(p []byte) (int, error) {
 	n, err := a.Reader.Read(p)
 	if n > 0 && a.silence.Stop() {
-		a.silence.Reset(feedSilence)
+		a.silence.Reset(a.limit)
 	}
 	return n, err
 }

@@ -390,6 +390,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Peer:             s.peer,
 		Remote:           s.addresses.remote,
 		Audit:            s.record,
+		Records:          s.audit,
 		Metrics:          s.registry,
 		Catalogue:        catalogue,
 		BindingLimit:     s.cfg.BindingLimit,

@@ -36,6 +36,11 @@ type Query struct {
 	Follow bool
 }
 
+// maxScan bounds the reading of files that were written before.
+const maxScan = 30 * time.Second
+
+var errScan = fmt.Errorf("not all of the audit log could be read within %s", maxScan)
+
 // maxReaders bounds those who follow: each record wakes all of them.
 const maxReaders = 64
 
@@ -55,7 +60,9 @@ func (f *File) Tail(ctx context.Context, q Query) iter.Seq2[Record, error] {
 			defer f.leave(wake)
 		}
 		at := f.shot()
-		found, err := f.backlog(ctx, q, at)
+		limited, cancel := context.WithTimeoutCause(ctx, maxScan, errScan)
+		found, err := f.backlog(limited, q, at)
+		cancel()
 		if err != nil {
 			yield(Record{}, fmt.Errorf("read the audit log: %w: %w", err, access.ErrUnavailable))
 			return
@@ -118,7 +125,7 @@ func (f *File) backlogOf(ctx context.Context, q Query, n int, at shelf, take fun
 	}
 	for line, err := range backward(file, size) {
 		if err == nil {
-			err = ctx.Err()
+			err = context.Cause(ctx)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", file.Name(), err)
@@ -191,6 +198,8 @@ func (f *File) Find(ctx context.Context, id string) ([]Record, error) {
 		return nil, fmt.Errorf("request id %q is not a GUID: %w", access.Clip(id, 64), access.ErrInvalid)
 	}
 	id = strings.ToLower(id) // as ids are minted
+	ctx, cancel := context.WithTimeoutCause(ctx, maxScan, errScan)
+	defer cancel()
 	var found []Record
 	at := f.shot()
 	for n := at.current(); n >= at.first; n-- {
@@ -219,7 +228,7 @@ func (f *File) findIn(ctx context.Context, n int, id string) (found []Record, er
 	defer file.Close()
 	for line, err := range forward(file, 0, size) {
 		if err == nil {
-			err = ctx.Err()
+			err = context.Cause(ctx)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file.Name(), err)

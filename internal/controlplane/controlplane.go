@@ -35,6 +35,8 @@ type Config struct {
 	// Audit records each decision on a write before it is done. When it
 	// fails, the write is refused.
 	Audit audit.Log
+	// Records reads the audit log to owners. Nil: not served.
+	Records AuditReader
 
 	// Catalogue holds the roles that bindings may name, in the order listed.
 	Catalogue []access.Role

@@ -52,6 +52,9 @@ func (c *ControlPlane) table() []route {
 		{get, sub + "/providers/{namespace}", owner, c.getProvider},
 		{post, sub + "/providers/{namespace}/register", owner, c.getProvider},
 
+		{get, sub + ours + "/auditRecords", owner, c.tailAuditRecords},
+		{get, sub + ours + "/auditRecords/{record}", owner, c.getAuditRecord},
+
 		{get, sub + "/resourceGroups", owner, c.listGroups},
 		{get, group, owner, c.getGroup},
 		{head, group, owner, c.headGroup},
