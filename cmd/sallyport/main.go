@@ -60,6 +60,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused,
 	root.AddCommand(
 		newServerCommand(),
 		agent,
+		newAuditCommand(c),
 		newClusterCommand(c),
 		newResourceCommand(c),
 		newRoleCommand(c),
