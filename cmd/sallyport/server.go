@@ -413,8 +413,13 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		GatewayAddress: s.advertise,
 		CAHash:         s.authority.CAHash(),
 		Settled:        s.index.WaitFor,
-		AgentTimeout:   s.cfg.AgentTimeout,
-		Logger:         s.log.With("part", "controlplane"),
+		ClusterSettled: s.index.WaitForClusters,
+		CheckRanges: func(ranges []string) error {
+			_, err := s.tags.Set(ranges)
+			return err
+		},
+		AgentTimeout: s.cfg.AgentTimeout,
+		Logger:       s.log.With("part", "controlplane"),
 	})
 	return err
 }

@@ -66,6 +66,11 @@ type Config struct {
 	// Settled returns once the gateway has seen the store's revision. A
 	// delete's operation succeeds only then. Nil: it succeeds with the write.
 	Settled func(ctx context.Context, revision int64) error
+	// ClusterSettled is Settled for a change of a cluster's policy.
+	ClusterSettled func(ctx context.Context, revision int64) error
+	// CheckRanges says what is wrong with a policy's source ranges; its error
+	// wraps [access.ErrInvalid]. Nil: policies cannot have any.
+	CheckRanges func(ranges []string) error
 
 	// AgentTimeout is how long a binding's write waits for the cluster's
 	// agent; default 60 s.

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -57,12 +58,18 @@ func (c *ControlPlane) getBinding(ctx context.Context, q *request) (reply, error
 type consent struct {
 	source access.ResourceID
 	roles  []string
+	policy *access.Policy // of a binding that is created with one; else nil
 }
 
 // readConsent parses and checks what the body alone can tell.
 func (q *request) readConsent() (consent, error) {
 	var body struct {
-		Properties *arm.RoleBindingProperties `json:"properties"`
+		Properties *struct {
+			arm.RoleBindingProperties
+			// AccessPolicy is ours, for consent that never exists without its
+			// bound. No answer shows it: the policy is a resource of its own.
+			AccessPolicy json.RawMessage `json:"accessPolicy"`
+		} `json:"properties"`
 	}
 	if err := q.read(&body); err != nil {
 		return consent{}, err
@@ -95,7 +102,15 @@ func (q *request) readConsent() (consent, error) {
 	default:
 		err = access.CheckRoles(q.c.cfg.Catalogue, source, p.Roles)
 	}
-	return consent{source: source, roles: p.Roles}, err
+	want := consent{source: source, roles: p.Roles}
+	if err == nil && p.AccessPolicy != nil && string(p.AccessPolicy) != "null" {
+		var policy access.Policy
+		if policy, err = q.c.readPolicy(p.AccessPolicy); err == nil {
+			policy = q.written(policy)
+			want.policy = &policy
+		}
+	}
+	return want, err
 }
 
 // putBinding takes an owner's consent. The reply is 201 in both cases and
@@ -117,7 +132,11 @@ func (c *ControlPlane) putBinding(ctx context.Context, q *request) (reply, error
 		}
 		written, op = plan.binding, plan.op
 		// What was consented to belongs in the record, not only that it was.
-		if err := q.allow(map[string]any{"source": want.source, "sourceOid": written.SourceOID, "roles": want.roles, "bindingUid": written.UID, "generation": written.Generation}); err != nil {
+		detail := map[string]any{"source": want.source, "sourceOid": written.SourceOID, "roles": want.roles, "bindingUid": written.UID, "generation": written.Generation}
+		if want.policy != nil {
+			detail["policy"] = bounds(*want.policy)
+		}
+		if err := q.allow(detail); err != nil {
 			return err
 		}
 		_, err = q.commit(ctx, plan.changes...)
@@ -156,7 +175,10 @@ func (c *ControlPlane) planConsent(ctx context.Context, q *request, want consent
 		// Every new binding writes the cluster's record, so two that both saw
 		// the last free place cannot both take it.
 		changes = append(changes, c.store.Clusters.Updating(cluster, cluster.Value))
-	} else if err = checkSameSource(b, want.source); err == nil {
+		if want.policy != nil {
+			b.Policy = *want.policy
+		}
+	} else if err = errors.Join(checkSameSource(b, want.source), checkSamePolicy(b, want.policy)); err == nil {
 		changes = append(changes, c.store.Clusters.Unchanged(cluster))
 	}
 	if err != nil {
@@ -215,6 +237,16 @@ func checkSameSource(b access.RoleBinding, source access.ResourceID) error {
 	}
 	return &arm.Error{Status: http.StatusBadRequest, Code: "PropertyChangeNotAllowed", Bare: true,
 		Message: fmt.Sprintf("Changing property 'properties.sourceResourceId' is not allowed: binding '%s' has '%s', and '%s' cannot replace it. Delete the binding and create it again, or create another.", b.Name(), b.Source, source)}
+}
+
+// checkSamePolicy lets a repeated creation pass, and no other: whoever writes
+// roles again and again must not undo a lock.
+func checkSamePolicy(b access.RoleBinding, policy *access.Policy) error {
+	if policy == nil || b.Policy.SameBounds(*policy) {
+		return nil
+	}
+	return &arm.Error{Status: http.StatusConflict, Code: "PropertyChangeNotAllowed", Bare: true,
+		Message: fmt.Sprintf("Property 'properties.accessPolicy' is for the creation of a binding, and '%s' exists with another. Write %s/providers/Sallyport.Gateway/accessPolicies/default instead.", b.Name(), b.ID)}
 }
 
 // pinSource returns the object id of a source that the directory knows, and

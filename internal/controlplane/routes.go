@@ -35,6 +35,7 @@ func (c *ControlPlane) table() []route {
 		binding = cluster + "/trustedAccessRoleBindings/{binding}"
 		ours    = "/providers/Sallyport.Gateway"
 		agent   = cluster + ours + "/agents/default"
+		policy  = ours + "/accessPolicies/default"
 		place   = sub + aks + "/locations/{location}"
 
 		get, put, del, post, head = http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodPost, http.MethodHead
@@ -76,6 +77,13 @@ func (c *ControlPlane) table() []route {
 		{put, binding, owner, c.putBinding},
 		{del, binding, owner, c.deleteBinding},
 		{get, binding + ours + "/status/default", owner, c.getBindingStatus},
+
+		{get, cluster + policy, owner, c.getPolicy},
+		{put, cluster + policy, owner, c.putPolicy},
+		{del, cluster + policy, owner, c.deletePolicy},
+		{get, binding + policy, owner, c.getPolicy},
+		{put, binding + policy, owner, c.putPolicy},
+		{del, binding + policy, owner, c.deletePolicy},
 
 		{get, agent, owner, c.getAgent},
 		{post, agent + "/joinToken", owner, c.postJoinToken},
