@@ -241,6 +241,11 @@ func (c *Client) follow(link string) (*url.URL, error) {
 // send makes a request and reads the whole reply, an [*Error] for a status
 // above 299. GET, PUT and DELETE are repeated after 429 and 503.
 func (c *Client) send(ctx context.Context, method string, u *url.URL, body any) (reply, error) {
+	return c.sendIf(ctx, method, u, body, nil)
+}
+
+// sendIf is send with further headers, such as If-Match.
+func (c *Client) sendIf(ctx context.Context, method string, u *url.URL, body any, header http.Header) (reply, error) {
 	var payload []byte
 	if body != nil {
 		var err error
@@ -261,6 +266,9 @@ func (c *Client) send(ctx context.Context, method string, u *url.URL, body any) 
 			req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(payload))
 			if err != nil {
 				return nil, err
+			}
+			for name, values := range header {
+				req.Header[name] = values
 			}
 			req.Header.Set("Authorization", "Bearer "+token)
 			req.Header.Set("Accept", "application/json")

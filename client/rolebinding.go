@@ -28,6 +28,9 @@ type RoleBindingProperties struct {
 	ProvisioningState access.State      `json:"provisioningState,omitempty"` // read only
 	SourceResourceID  access.ResourceID `json:"sourceResourceId"`
 	Roles             []string          `json:"roles"` // qualified names; a PUT replaces them all
+	// AccessPolicy is written with a new binding, so that it never exists
+	// without its bound. It is not read back here, but with [Client.AccessPolicy].
+	AccessPolicy *AccessPolicyProperties `json:"accessPolicy,omitempty"`
 }
 
 // BindingStatus is what is known of a binding in its cluster.

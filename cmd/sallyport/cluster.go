@@ -155,6 +155,9 @@ func newClusterShowCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := c.notePolicies(cmd.Context(), api, id); err != nil {
+				return err
+			}
 			return c.print(nil, append(clusterHeading(), "AGENT", "ENROLMENT"),
 				append(clusterRow(cluster), agentText(agent), fmt.Sprint(agent.Properties.Generation)))
 		},

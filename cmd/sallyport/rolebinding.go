@@ -29,6 +29,7 @@ func newRoleBindingCommand(c *cli) *cobra.Command {
 type bindingFlags struct {
 	cluster, name, source, roles string
 	noWait, yes                  bool
+	expiresIn                    time.Duration
 }
 
 func (f *bindingFlags) add(cmd *cobra.Command) {
@@ -63,12 +64,14 @@ func newRoleBindingCreateCommand(c *cli) *cobra.Command {
 		Short: "Consent that a source acts in a cluster, and wait until it can",
 		Example: `  sallyport rolebinding create -g sallyport --cluster-name prod -n ml \
     -s /subscriptions/S/resourceGroups/G/providers/Microsoft.MachineLearningServices/workspaces/W \
-    -r Microsoft.MachineLearningServices/workspaces/mlworkload`,
+    -r Microsoft.MachineLearningServices/workspaces/mlworkload
+  sallyport rolebinding create --cluster-name prod -n fix -s ID -r ROLE --expires-in 2h`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.createRoleBinding(cmd.Context(), f) },
 	}
 	f.add(cmd)
 	f.addRoles(cmd)
+	cmd.Flags().DurationVar(&f.expiresIn, "expires-in", 0, "end the access after this time, such as 2h (default: it does not end)")
 	cmd.Flags().StringVarP(&f.source, "source-resource-id", "s", "", "ARM id of the source (required)")
 	mustRequire(cmd, "source-resource-id")
 	return cmd
@@ -90,6 +93,9 @@ func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
 	if err := checkRoles(source, roles); err != nil {
 		return err
 	}
+	if f.expiresIn < 0 {
+		return usagef("--expires-in %s must be more than zero", f.expiresIn)
+	}
 	api, err := c.connect()
 	if err != nil {
 		return err
@@ -102,7 +108,11 @@ func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
 	if !errors.Is(err, access.ErrNotFound) {
 		return err
 	}
-	if err := c.writeRoleBinding(ctx, api, id, client.RoleBindingProperties{SourceResourceID: source, Roles: roles}, f.noWait); err != nil {
+	props := client.RoleBindingProperties{SourceResourceID: source, Roles: roles}
+	if f.expiresIn != 0 {
+		props.AccessPolicy = &client.AccessPolicyProperties{ExpiresOn: expiryIn(f.expiresIn)}
+	}
+	if err := c.writeRoleBinding(ctx, api, id, props, f.noWait); err != nil {
 		return err
 	}
 	for _, other := range othersOf(ctx, api, id, source) {
@@ -179,6 +189,12 @@ func (c *cli) writeRoleBinding(ctx context.Context, api *client.Client, id acces
 	binding, poller, err := api.PutRoleBinding(ctx, id, props)
 	if err != nil {
 		return explainRefusal(err)
+	}
+	if props.AccessPolicy != nil {
+		if err := confirmBound(ctx, api, id, *props.AccessPolicy); err != nil {
+			return err
+		}
+		c.notef("expires %s", props.AccessPolicy.ExpiresOn.Format(time.RFC3339))
 	}
 	if noWait {
 		return c.print(binding.Raw, bindingHeading(), bindingRow(binding))
@@ -265,6 +281,9 @@ func newRoleBindingShowCommand(c *cli) *cobra.Command {
 					return err
 				}
 				c.notef("%s", propagation(status.Properties))
+				if err := c.notePolicies(cmd.Context(), api, id.Parent(), id); err != nil {
+					return err
+				}
 			}
 			return c.print(binding.Raw, bindingHeading(), bindingRow(binding))
 		},
