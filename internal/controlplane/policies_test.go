@@ -238,7 +238,9 @@ func TestBindingCreatedWithItsBound(t *testing.T) {
 	if v, _ := f.want(200, "GET", bindingPolicy, ""); at(v, "properties.locked") != true {
 		t.Error(v)
 	}
-	records := f.auditOf(func(r audit.Record) bool { return strings.Contains(fmt.Sprint(r.Detail), "policy:map[expiresOn:2026-12-24") })
+	records := f.auditOf(func(r audit.Record) bool {
+		return strings.Contains(fmt.Sprint(r.Detail), "policy:map[expiresOn:2026-12-24")
+	})
 	if len(records) == 0 {
 		t.Error("the bound is not in the record of the consent")
 	}

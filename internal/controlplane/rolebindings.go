@@ -65,7 +65,8 @@ type consent struct {
 func (q *request) readConsent() (consent, error) {
 	var body struct {
 		Properties *struct {
-			arm.RoleBindingProperties
+			SourceResourceID string   `json:"sourceResourceId"`
+			Roles            []string `json:"roles"`
 			// AccessPolicy is ours, for consent that never exists without its
 			// bound. No answer shows it: the policy is a resource of its own.
 			AccessPolicy json.RawMessage `json:"accessPolicy"`
