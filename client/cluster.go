@@ -61,6 +61,9 @@ type AgentStatusProperties struct {
 
 	GatewayAddress string `json:"gatewayAddress"` // host:port that agents dial
 	CAHash         string `json:"caHash"`         // of the CA that agents know the gateway by
+	// ClusterAddress is the cluster's own host on the gateway, https://host:port,
+	// where the server gives each cluster one.
+	ClusterAddress string `json:"clusterAddress"`
 }
 
 // AgentLink is the connection of one half of an agent.

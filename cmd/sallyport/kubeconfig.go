@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 type kubeconfigFlags struct {
 	cluster, resource          string
 	file, identityFile, plugin string
-	overwrite                  bool
+	overwrite, hostName        bool
 }
 
 func newKubeconfigCommand(c *cli) *cobra.Command {
@@ -27,24 +28,31 @@ func newKubeconfigCommand(c *cli) *cobra.Command {
 		Short: "Write a kubeconfig with which a source reaches a cluster",
 		Long: `Writes a kubeconfig with which a source reaches a cluster through the gateway. It
 holds no secret: kubectl gets a token for each session from 'sallyport token get', which reads
-IDENTITY_ENDPOINT and IDENTITY_HEADER when it runs, or an identity file.`,
+IDENTITY_ENDPOINT and IDENTITY_HEADER when it runs, or an identity file.
+
+The cluster's address is a path on the gateway, or with --host-name the cluster's own
+host there: for tools that cannot live with a path, and for links of web applications in
+the cluster. That takes a server with --cluster-domain, and a client that can resolve
+the name.`,
 		Example: `  sallyport kubeconfig -g sallyport --cluster-name prod --identity-file ws.identity -f ws.kubeconfig \
     --resource /subscriptions/S/resourceGroups/G/providers/Microsoft.MachineLearningServices/workspaces/W
-  kubectl --kubeconfig ws.kubeconfig get services`,
+  kubectl --kubeconfig ws.kubeconfig get services
+  sallyport kubeconfig --cluster-name prod --host-name --identity-file ws.identity --resource ID`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return c.writeKubeconfig(f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.writeKubeconfig(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVar(&f.cluster, "cluster-name", "", "cluster name (required)")
 	cmd.Flags().StringVar(&f.resource, "resource", "", "ARM id of the source (required)")
 	cmd.Flags().StringVarP(&f.file, "file", "f", "-", "file to write, mode 0600; - is stdout")
 	cmd.Flags().StringVar(&f.identityFile, "identity-file", "", "file of the source's identity, in place of the environment")
 	cmd.Flags().StringVar(&f.plugin, "command", "", "path of the sallyport binary where the kubeconfig is used (default: this one)")
+	cmd.Flags().BoolVar(&f.hostName, "host-name", false, "address the cluster by its own host name on the gateway")
 	cmd.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace the file")
 	mustRequire(cmd, "cluster-name", "resource")
 	return cmd
 }
 
-func (c *cli) writeKubeconfig(f kubeconfigFlags) error {
+func (c *cli) writeKubeconfig(ctx context.Context, f kubeconfigFlags) error {
 	cluster, err := c.clusterID(f.cluster)
 	if err != nil {
 		return err
@@ -67,7 +75,14 @@ func (c *cli) writeKubeconfig(f kubeconfigFlags) error {
 			return err
 		}
 	}
-	data, err := yaml.Marshal(newKubeconfig(op, cluster, source, f))
+	// By path, which is /k8s and the cluster's id.
+	server := strings.TrimSuffix(op.Server, "/") + "/k8s" + cluster.String()
+	if f.hostName {
+		if server, err = c.clusterHost(ctx, cluster); err != nil {
+			return err
+		}
+	}
+	data, err := yaml.Marshal(newKubeconfig(server, op.ca, cluster, source, f))
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
@@ -82,9 +97,25 @@ func (c *cli) writeKubeconfig(f kubeconfigFlags) error {
 	return nil
 }
 
-// newKubeconfig names the cluster by its address on the gateway, which is
-// /k8s and the cluster's id.
-func newKubeconfig(op operator, cluster, source access.ResourceID, f kubeconfigFlags) clientcmd.Config {
+// clusterHost asks the server for the URL of a cluster's own host name.
+func (c *cli) clusterHost(ctx context.Context, cluster access.ResourceID) (string, error) {
+	api, err := c.connect()
+	if err != nil {
+		return "", err
+	}
+	status, err := api.AgentStatus(ctx, cluster)
+	if err != nil {
+		return "", err
+	}
+	if status.Properties.ClusterAddress == "" {
+		return "", withHint(fmt.Errorf("the server gives clusters no host names: %w", access.ErrNotFound),
+			"start it with --cluster-domain, or leave out --host-name to address the cluster by its path")
+	}
+	return status.Properties.ClusterAddress, nil
+}
+
+// newKubeconfig names the cluster by its address on the gateway.
+func newKubeconfig(server string, ca []byte, cluster, source access.ResourceID, f kubeconfigFlags) clientcmd.Config {
 	name := source.Name() + "@" + cluster.Name()
 	args := []string{"token", "get", "--exec-credential", "--resource-identity", source.String()}
 	if f.identityFile != "" {
@@ -93,7 +124,7 @@ func newKubeconfig(op operator, cluster, source access.ResourceID, f kubeconfigF
 	return clientcmd.Config{
 		Kind: "Config", APIVersion: "v1", CurrentContext: name,
 		Clusters: []clientcmd.NamedCluster{{Name: cluster.Name(), Cluster: clientcmd.Cluster{
-			Server: strings.TrimSuffix(op.Server, "/") + "/k8s" + cluster.String(), CertificateAuthorityData: op.ca,
+			Server: server, CertificateAuthorityData: ca,
 		}}},
 		AuthInfos: []clientcmd.NamedAuthInfo{{Name: source.Name(), AuthInfo: clientcmd.AuthInfo{Exec: &clientcmd.ExecConfig{
 			APIVersion: "client.authentication.k8s.io/v1", Command: f.plugin, Args: args,

@@ -107,6 +107,9 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 		return nil, fmt.Errorf("advertised address %q: %w", s.advertise, access.ErrInvalid)
 	}
 	names := []string{host, "localhost", "127.0.0.1", "::1"}
+	if s.cfg.ClusterDomain != "" {
+		names = append(names, "*."+s.cfg.ClusterDomain)
+	}
 	agents := s.authority.AgentTLS(func(id enroll.Identity) error {
 		return s.index.Agent(id.ClusterUID, id.Generation)
 	})
@@ -148,10 +151,15 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 	}, nil
 }
 
-// serveWeb picks the part by the first path segment.
+// serveWeb picks the part by the first path segment. A cluster's own host has
+// no part but the gateway.
 func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	s.serving.Add(1)
 	defer s.serving.Done()
+	if s.gateway.HasHost(r) {
+		s.gateway.ServeHTTP(w, r)
+		return
+	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	first = strings.ToLower(first)
 	if "/"+first == gateway.PathPrefix {

@@ -46,6 +46,13 @@ type serverConfig struct {
 	// port, if it is not Listen. It goes into operator.json, operation URLs
 	// and join tokens, and its host into the server's certificate.
 	Advertise string
+	// ClusterDomain, if set, gives each cluster a host name of its own beside its
+	// path: https://UID.DOMAIN, at the port of Advertise. Names below it must
+	// lead to this server. The server's certificate has the wildcard.
+	ClusterDomain string
+	// TokenGrace is how long a watch, an exec or any other request under way may
+	// outlive the token it came with; then it is cut. 0 cuts at once.
+	TokenGrace time.Duration
 	// IdentityListen is the loopback address of the plain-HTTP
 	// managed-identity endpoint.
 	IdentityListen string
@@ -106,6 +113,7 @@ func defaultServerConfig() serverConfig {
 		MetricsListen:  "127.0.0.1:8445",
 		BindingLimit:   8,
 		AgentTimeout:   time.Minute,
+		TokenGrace:     5 * time.Minute,
 		AuditMaxSize:   100,
 		AuditMaxAge:    24 * time.Hour,
 		AuditKeep:      90 * 24 * time.Hour,
@@ -124,6 +132,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 		Example: `  sallyport server --data-dir ./sallyport-data
   sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443
   sallyport server --allow-from 10.0.0.0/8,AzureMachineLearning.WestEurope --service-tags ServiceTags_Public.json
+  sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443 --cluster-domain clusters.example.com
   sallyport server --data-dir ./sallyport-data --new-operator   # lost operator.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -135,6 +144,8 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "folder with all state of this server")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address of the TLS port")
 	f.StringVar(&cfg.Advertise, "advertise", "", "host:port by which clients and agents reach the TLS port (default: the address listened on)")
+	f.StringVar(&cfg.ClusterDomain, "cluster-domain", "", "domain below which each cluster has a host name, UID.DOMAIN, beside its path on the gateway")
+	f.DurationVar(&cfg.TokenGrace, "token-grace", cfg.TokenGrace, "how long a request under way may outlive its token")
 	f.StringVar(&cfg.IdentityListen, "identity-listen", cfg.IdentityListen, "loopback address of the managed-identity endpoint")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "external etcd cluster (default: etcd in this process)")
 	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file with the external etcd cluster's CA")
@@ -260,6 +271,12 @@ func checkServerConfig(cfg serverConfig) error {
 			return fmt.Errorf("--advertise %q must be host:port: %w", cfg.Advertise, access.ErrInvalid)
 		}
 	}
+	if cfg.ClusterDomain != "" && !domainName(cfg.ClusterDomain) {
+		return fmt.Errorf("--cluster-domain %q must be a DNS name in lower case, without a dot at either end, such as clusters.example.com: %w", cfg.ClusterDomain, access.ErrInvalid)
+	}
+	if cfg.TokenGrace < 0 {
+		return fmt.Errorf("--token-grace %s must not be negative: %w", cfg.TokenGrace, access.ErrInvalid)
+	}
 	if cfg.BindingLimit < 1 {
 		return fmt.Errorf("--binding-limit %d must be at least 1: %w", cfg.BindingLimit, access.ErrInvalid)
 	}
@@ -357,15 +374,18 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		{Name: "audit", Run: func(context.Context) error { return audit.Writable(s.cfg.DataDir) }},
 	}}
 	s.gateway, err = gateway.New(gateway.Config{
-		Address:      s.addresses.proxies.Client,
-		From:         s.addresses.from,
-		Authenticate: s.data.Principal,
-		Authorizer:   s.index,
-		Audit:        s.record,
-		Metrics:      s.registry,
-		To:           s.hub.To,
-		Live:         live,
-		Logger:       s.log.With("part", "gateway"),
+		Address:       s.addresses.proxies.Client,
+		From:          s.addresses.from,
+		Authenticate:  s.data.Principal,
+		Authorizer:    s.index,
+		Audit:         s.record,
+		Metrics:       s.registry,
+		To:            s.hub.To,
+		Live:          live,
+		TokenGrace:    s.cfg.TokenGrace,
+		ClusterDomain: s.cfg.ClusterDomain,
+		ClusterID:     s.index.ClusterID,
+		Logger:        s.log.With("part", "gateway"),
 	})
 	if err != nil {
 		return err
@@ -411,6 +431,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 			return token.Text(), expires, nil
 		},
 		GatewayAddress: s.advertise,
+		ClusterAddress: s.clusterAddress,
 		CAHash:         s.authority.CAHash(),
 		Settled:        s.index.WaitFor,
 		ClusterSettled: s.index.WaitForClusters,

@@ -45,6 +45,7 @@ type Index struct {
 
 	mu          sync.RWMutex
 	clusters    map[string]access.Cluster // by cluster key
+	byUID       map[string]string         // cluster keys, by cluster uid in lower case
 	generations map[string]int64          // of the enrolment, by cluster uid
 	bindings    map[string]entry          // by binding key
 	bySource    map[sourceKey][]string    // binding keys, oldest first
@@ -92,6 +93,7 @@ func NewIndex(cfg Config) *Index {
 	x := &Index{
 		cfg:         cfg,
 		clusters:    map[string]access.Cluster{},
+		byUID:       map[string]string{},
 		generations: map[string]int64{},
 		bindings:    map[string]entry{},
 		bySource:    map[sourceKey][]string{},
@@ -291,6 +293,7 @@ func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone, rev
 			delete(x.clusters, key)
 			delete(x.allowed, key)
 			delete(x.generations, old.UID)
+			delete(x.byUID, strings.ToLower(old.UID))
 			gone = append(gone, clusterGone{old.UID, maxGeneration})
 		}
 	}
@@ -300,6 +303,7 @@ func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone, rev
 			switch {
 			case old.UID != c.UID:
 				delete(x.generations, old.UID)
+				delete(x.byUID, strings.ToLower(old.UID))
 				gone = append(gone, clusterGone{old.UID, maxGeneration})
 			case old.Generation < c.Generation:
 				gone = append(gone, clusterGone{c.UID, c.Generation})
@@ -310,6 +314,7 @@ func (x *Index) applyClusters(u Update[access.Cluster]) (gone []clusterGone, rev
 		}
 		x.clusters[key] = c
 		x.generations[c.UID] = c.Generation
+		x.byUID[strings.ToLower(c.UID)] = key
 		x.allowLocked(key, c.Policy)
 	}
 	return gone, revoked

@@ -38,6 +38,9 @@ type agentStatus struct {
 	// What an agent must be told to find the gateway and to know it.
 	GatewayAddress string `json:"gatewayAddress,omitempty"`
 	CAHash         string `json:"caHash,omitempty"`
+	// ClusterAddress is the URL of the cluster's host name on the gateway, where
+	// clusters have one.
+	ClusterAddress string `json:"clusterAddress,omitempty"`
 }
 
 // link is the connection of one half of an agent.
@@ -63,6 +66,9 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Value.Generation, JoinIssued: cluster.Value.JoinIssued,
 		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.Value.UID,
 		GatewayAddress: c.cfg.GatewayAddress, CAHash: c.cfg.CAHash,
+	}
+	if c.cfg.ClusterAddress != nil {
+		s.ClusterAddress = c.cfg.ClusterAddress(cluster.Value.UID)
 	}
 	if agent.connected() {
 		since := agent.reconciler.since

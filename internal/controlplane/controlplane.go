@@ -63,6 +63,9 @@ type Config struct {
 	// GatewayAddress (host:port) and CAHash are what agents are told to find
 	// the gateway and to know it. Owners see them in an agent's status.
 	GatewayAddress, CAHash string
+	// ClusterAddress returns the URL of a cluster's own host on the gateway, ""
+	// where clusters have none. Optional.
+	ClusterAddress func(clusterUID string) string
 	// Settled returns once the gateway has seen the store's revision. A
 	// delete's operation succeeds only then. Nil: it succeeds with the write.
 	Settled func(ctx context.Context, revision int64) error

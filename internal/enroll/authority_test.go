@@ -128,7 +128,16 @@ func TestServerCertificate(t *testing.T) {
 	if next, err := a.ServerCertificate([]string{"gw.example.com", "192.0.2.1"}); err != nil || next == first {
 		t.Errorf("not replaced with 29 days left (%v)", err)
 	}
-	for _, name := range []string{"", "a b", "https://gw", "fe80::1%eth0"} {
+	wild, err := a.ServerCertificate([]string{"gw.example.com", "*.clusters.example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, good := range map[string]bool{"x.clusters.example.com": true, "clusters.example.com": false, "y.x.clusters.example.com": false, "gw.example.com": true} {
+		if err := wild.Leaf.VerifyHostname(name); (err == nil) != good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", "a b", "https://gw", "fe80::1%eth0", "*", "*.", "a.*.b", "*.*.b"} {
 		if _, err := a.ServerCertificate([]string{name}); !errors.Is(err, access.ErrInvalid) {
 			t.Errorf("name %q: error is %v, want ErrInvalid", name, err)
 		}

@@ -25,7 +25,7 @@ const (
 )
 
 // ServerCertificate returns the certificate of the TLS port, for [ServerName]
-// and the given DNS names and IP addresses, good for servers only. The chain
+// and the given DNS names (also wildcards) and IP addresses, good for servers only. The chain
 // includes the CA, because agents hold its hash and not the certificate. It
 // lives 90 days, in memory alone, and is replaced when less than 30 remain, so
 // call it for each handshake. names come from configuration, never from a
@@ -57,8 +57,8 @@ func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, erro
 			template.IPAddresses = append(template.IPAddresses, ip)
 			continue
 		}
-		if !isHost(name) {
-			return nil, fmt.Errorf("name %q must be a DNS name or an IP address: %w", access.Clip(name, maxQuoted), access.ErrInvalid)
+		if !isHost(strings.TrimPrefix(name, "*.")) {
+			return nil, fmt.Errorf("name %q must be a DNS name, *. and a DNS name, or an IP address: %w", access.Clip(name, maxQuoted), access.ErrInvalid)
 		}
 		template.DNSNames = append(template.DNSNames, name)
 	}

@@ -15,6 +15,12 @@
 // no credential of any cluster: it states the grant to the agent, which checks
 // it against its own knowledge.
 //
+// A cluster is addressed by a path, or where there is a domain for it by a host
+// name of its own, {uid}.{domain}, with its API at the root; Host or :authority
+// decides, and a connection that was made for another host is answered 421. No
+// other part of a server answers on such a host. A request ends a grace after
+// its token has expired, also in the middle of a watch or an exec.
+//
 // A request's path is read once and its bytes are forwarded as they were
 // authorised, never cleaned (checklist, item 10). Headers pass by allow-list
 // in both directions (items 2 and 28).

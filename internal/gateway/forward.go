@@ -74,12 +74,12 @@ func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, re
 // began.
 func (g *Gateway) forwardFailed(w http.ResponseWriter, ctx context.Context, r refusal) {
 	err := r.err
-	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, access.ErrForbidden) {
-		err = cause // cut by a revocation
+	if cause := context.Cause(ctx); cause != nil && (errors.Is(cause, access.ErrForbidden) || errors.Is(cause, errTokenEnded)) {
+		err = cause // cut by a revocation, or with its token
 	}
 	var refused *tunnel.RefusedError
 	switch {
-	case errors.As(err, &refused), errors.Is(err, access.ErrForbidden), errors.Is(err, errBadAnswer), errors.Is(err, tunnel.ErrNotSent):
+	case errors.As(err, &refused), errors.Is(err, access.ErrForbidden), errors.Is(err, errTokenEnded), errors.Is(err, errBadAnswer), errors.Is(err, tunnel.ErrNotSent):
 	case ctx.Err() != nil:
 		err = errLost // the client is gone; nobody reads this
 	default:

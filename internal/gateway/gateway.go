@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,8 +31,8 @@ type Authorizer interface {
 	Holds(access.Grant) error
 }
 
-// Config wires a [Gateway]. Every field is needed but Address, From, Now,
-// Metrics and Tracer.
+// Config wires a [Gateway]. Every field is needed but Address, From, TokenGrace,
+// ClusterDomain, ClusterID, Now, Metrics and Tracer.
 type Config struct {
 	// Address tells where a request comes from, as rules and the audit log are
 	// to see it. With an error, which wraps [access.ErrInvalid], the request is
@@ -50,7 +51,16 @@ type Config struct {
 	To     func(clusterUID string) (http.RoundTripper, error)
 	Live   *tunnel.Live
 	Logger *slog.Logger
-	Now    func() time.Time // default [time.Now]
+	// TokenGrace is how long a request that is being answered may outlive its
+	// token: a watch or an exec ends then. 0 for not at all.
+	TokenGrace time.Duration
+	// ClusterDomain gives each cluster a host name of its own,
+	// {uid}.{ClusterDomain}, beside its path; "" for none. ClusterID then says
+	// which cluster has a uid, in lower case; its error wraps
+	// [access.ErrNotFound].
+	ClusterDomain string
+	ClusterID     func(uid string) (access.ResourceID, error)
+	Now           func() time.Time // default [time.Now]
 	// Metrics takes the gateway's metrics; nil counts for nobody.
 	Metrics prometheus.Registerer
 	// Tracer makes the spans of a request; nil makes none.
@@ -58,7 +68,7 @@ type Config struct {
 }
 
 // Gateway serves the data plane. It is an [http.Handler] for paths below
-// [PathPrefix].
+// [PathPrefix], and for whatever [Gateway.HasHost] claims.
 type Gateway struct {
 	cfg     Config
 	headers *tunnel.AllowList
@@ -75,6 +85,10 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Authenticate == nil || cfg.Authorizer == nil || cfg.Audit == nil || cfg.To == nil || cfg.Live == nil || cfg.Logger == nil {
 		return nil, errors.New("gateway: Authenticate, Authorizer, Audit, To, Live and Logger must be set")
 	}
+	if cfg.ClusterDomain != "" && cfg.ClusterID == nil || cfg.TokenGrace < 0 {
+		return nil, errors.New("gateway: ClusterDomain needs ClusterID, and TokenGrace may not be negative")
+	}
+	cfg.ClusterDomain = strings.ToLower(cfg.ClusterDomain)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -106,6 +120,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, release := g.cfg.Live.Register(r.Context(), adm.grant.BindingUID)
 	defer release()
+	ctx, cancel := context.WithDeadlineCause(ctx, adm.until, errTokenEnded)
+	defer cancel()
 
 	defer func() {
 		rec.Status, rec.Bytes, rec.Duration = answer.status, answer.bytes, g.cfg.Now().Sub(start)
@@ -134,7 +150,11 @@ type admission struct {
 	to      http.RoundTripper
 	upgrade bool
 	from    netip.Addr
+	until   time.Time // when the token, and its grace, have ended
 }
+
+// errTokenEnded cuts a request that outlives its token.
+var errTokenEnded = fmt.Errorf("the token has expired and the grace for requests under way is over; send the request again with a new token: %w", access.ErrUnauthenticated)
 
 // kind says whose headers the request has.
 func (a admission) kind() tunnel.Kind {
@@ -144,7 +164,7 @@ func (a admission) kind() tunnel.Kind {
 // admit reads, authenticates and authorizes a request, noting in rec what it
 // learns. It forwards nothing.
 func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err error) {
-	t, malformed := parseTarget(r.URL, r.RequestURI)
+	t, malformed := g.target(r)
 	adm.target = t
 	if adm.from, err = g.origin(r, rec); err != nil {
 		return adm, err
@@ -165,6 +185,7 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if err != nil {
 		return adm, err
 	}
+	adm.until = principal.Expires.Add(g.cfg.TokenGrace)
 	rec.TenantID, rec.ObjectID, rec.Source = principal.TenantID, principal.ObjectID, principal.Resource.String()
 	if name := tunnel.SpoofsIdentity(r.Header); name != "" {
 		return adm, fmt.Errorf("header %q: the identity in the cluster is set by the binding alone, nested impersonation is refused: %w", access.Clip(name, 64), access.ErrForbidden)

@@ -52,6 +52,7 @@ type rig struct {
 	address      func(*http.Request) (netip.Addr, error) // nil: the connection's
 	from         func(netip.Addr) bool                   // nil: all
 	answer       func(*http.Request) (*http.Response, error)
+	tokenLife    time.Duration // what a token has yet to live when it is shown
 
 	mu        sync.Mutex
 	steps     []string // in the order in which they were asked
@@ -69,12 +70,17 @@ func id(t testing.TB, s string) access.ResourceID {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{live: &tunnel.Live{}, metrics: prometheus.NewRegistry()}
+	return newRigWithGrace(t, 0)
+}
+
+func newRigWithGrace(t testing.TB, grace time.Duration) *rig {
+	t.Helper()
+	r := &rig{live: &tunnel.Live{}, metrics: prometheus.NewRegistry(), tokenLife: time.Hour}
 	r.authenticate = func(token string) (access.Principal, error) {
 		if token != "good" {
 			return access.Principal{}, fmt.Errorf("signature: %w", access.ErrUnauthenticated)
 		}
-		return access.Principal{TenantID: "tenant", ObjectID: "oid", Resource: id(t, source)}, nil
+		return access.Principal{TenantID: "tenant", ObjectID: "oid", Resource: id(t, source), Expires: time.Now().Add(r.tokenLife)}, nil
 	}
 	r.grant = func(p access.Principal, c access.ResourceID) (access.Grant, error) {
 		return access.Grant{Cluster: c, ClusterUID: clusterUID, Binding: "b1", BindingUID: bindingUID, Source: p.Resource}, nil
@@ -107,9 +113,17 @@ func newRig(t testing.TB) *rig {
 			r.step("to")
 			return r.to(uid)
 		},
-		Live:    r.live,
-		Metrics: r.metrics,
-		Logger:  slog.New(slog.DiscardHandler),
+		Live:          r.live,
+		Metrics:       r.metrics,
+		Logger:        slog.New(slog.DiscardHandler),
+		TokenGrace:    grace,
+		ClusterDomain: "Clusters.example.com",
+		ClusterID: func(uid string) (access.ResourceID, error) {
+			if uid != clusterUID {
+				return access.ResourceID{}, fmt.Errorf("no cluster with uid %s: %w", uid, access.ErrNotFound)
+			}
+			return id(t, cluster), nil
+		},
 	})
 	check(t, err)
 	return r

@@ -24,23 +24,15 @@ type target struct {
 	query   string // raw
 }
 
-// parseTarget reads the address of a data-plane request. It refuses whatever
-// the gateway and an API server could read differently: absolute forms, empty
-// and dot segments, and encoded dots, slashes, backslashes and NUL. The error
-// wraps [access.ErrInvalid], or [access.ErrNotFound] when the path names no
-// cluster.
+// parseTarget reads the address of a data-plane request in the path form. It
+// refuses whatever the gateway and an API server could read differently:
+// absolute forms, empty and dot segments, and encoded dots, slashes, backslashes
+// and NUL. The error wraps [access.ErrInvalid], or [access.ErrNotFound] when the
+// path names no cluster.
 func parseTarget(u *url.URL, requestURI string) (target, error) {
-	if len(requestURI) > maxPath {
-		return target{}, fmt.Errorf("the request's address has %d bytes, more than %d: %w", len(requestURI), maxPath, access.ErrInvalid)
-	}
-	if !strings.HasPrefix(requestURI, "/") {
-		return target{}, fmt.Errorf("the request's address must begin with /: %w", access.ErrInvalid)
-	}
-	// Of a path with a character that must be escaped, EscapedPath is a cleaned
-	// copy, in which an encoded slash or dot is a plain one.
-	raw, _, _ := strings.Cut(requestURI, "?")
-	if raw != u.EscapedPath() {
-		return target{}, fmt.Errorf("the path has a character that must be percent-encoded: %w", access.ErrInvalid)
+	raw, err := parsePath(u, requestURI)
+	if err != nil {
+		return target{}, err
 	}
 	rest, ok := strings.CutPrefix(raw, PathPrefix+"/")
 	if !ok {
@@ -48,9 +40,6 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 	}
 	if err := requestinfo.CheckPath(rest); err != nil {
 		return target{}, err
-	}
-	if _, err := url.ParseQuery(u.RawQuery); err != nil {
-		return target{}, fmt.Errorf("the query cannot be read: %v: %w", err, access.ErrInvalid)
 	}
 	// /subscriptions/S/resourceGroups/G/providers/NS/managedClusters/C
 	const idSegments = 8
@@ -70,4 +59,24 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 		path += segments[idSegments]
 	}
 	return target{cluster: id, prefix: PathPrefix + id.String(), path: path, query: u.RawQuery}, nil
+}
+
+// parsePath returns the bytes of a request's path.
+func parsePath(u *url.URL, requestURI string) (string, error) {
+	if len(requestURI) > maxPath {
+		return "", fmt.Errorf("the request's address has %d bytes, more than %d: %w", len(requestURI), maxPath, access.ErrInvalid)
+	}
+	if !strings.HasPrefix(requestURI, "/") {
+		return "", fmt.Errorf("the request's address must begin with /: %w", access.ErrInvalid)
+	}
+	// Of a path with a character that must be escaped, EscapedPath is a cleaned
+	// copy, in which an encoded slash or dot is a plain one.
+	raw, _, _ := strings.Cut(requestURI, "?")
+	if raw != u.EscapedPath() {
+		return "", fmt.Errorf("the path has a character that must be percent-encoded: %w", access.ErrInvalid)
+	}
+	if _, err := url.ParseQuery(u.RawQuery); err != nil {
+		return "", fmt.Errorf("the query cannot be read: %v: %w", err, access.ErrInvalid)
+	}
+	return raw, nil
 }

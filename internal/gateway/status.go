@@ -45,11 +45,15 @@ func refuse(w http.ResponseWriter, r refusal) {
 	err := r.err
 	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: access.Message(err)}
 	switch {
+	case errors.Is(err, errMisdirected):
+		s.Code, s.Reason = http.StatusMisdirectedRequest, "MisdirectedRequest"
 	case errors.Is(err, access.ErrInvalid):
 		s.Code, s.Reason = http.StatusBadRequest, "BadRequest"
 	case errors.Is(err, access.ErrUnauthenticated):
 		s.Code, s.Reason = http.StatusUnauthorized, "Unauthorized"
-		s.Message = "Invalid token: " + s.Message
+		if !errors.Is(err, errTokenEnded) {
+			s.Message = "Invalid token: " + s.Message
+		}
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case errors.Is(err, access.ErrForbidden):
 		s.Code, s.Reason = http.StatusForbidden, "Forbidden"
