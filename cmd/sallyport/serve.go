@@ -177,8 +177,6 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-var errExpired = fmt.Errorf("the agent's certificate has ended: %w", access.ErrUnauthenticated)
-
 func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 	defer conn.Close()
 	id, err := s.authority.Peer(conn.ConnectionState())
@@ -186,11 +184,7 @@ func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 		s.log.Warn("tunnel refused", "remote", conn.RemoteAddr(), "error", err)
 		return
 	}
-	// A connection does not outlive the certificate it was opened with; the
-	// agent comes back with a newer one.
-	ctx, cancel := context.WithDeadlineCause(ctx, id.NotAfter, errExpired)
-	defer cancel()
-	peer := tunnel.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Agent: id.Serial}
+	peer := tunnel.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Agent: id.Serial, NotAfter: id.NotAfter}
 	if err := s.hub.Serve(ctx, conn, peer); err != nil && ctx.Err() == nil {
 		s.log.Info("tunnel ended", "cluster", id.ClusterUID, "reason", err)
 	}

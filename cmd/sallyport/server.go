@@ -96,6 +96,10 @@ type serverConfig struct {
 	// TrustedProxies must begin with a PROXY protocol header, version 1 or 2.
 	// Other connections are served as ever.
 	ProxyProtocol bool
+	// AgentCertificateLifetime is how long an agent's certificate is good. Agents
+	// renew at two thirds of it; a shorter one costs them a request each time, and
+	// bounds what a stolen one is good for.
+	AgentCertificateLifetime time.Duration
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
@@ -117,6 +121,8 @@ func defaultServerConfig() serverConfig {
 		AuditMaxSize:   100,
 		AuditMaxAge:    24 * time.Hour,
 		AuditKeep:      90 * 24 * time.Hour,
+
+		AgentCertificateLifetime: 24 * time.Hour,
 	}
 }
 
@@ -162,6 +168,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.ServiceTags, "service-tags", "", "file of Azure's service tags (ServiceTags_Public_*.json), read again when it changes")
 	f.StringSliceVar(&cfg.TrustedProxies, "trusted-proxies", nil, "range or address of proxies whose X-Forwarded-For is believed; may be repeated")
 	f.BoolVar(&cfg.ProxyProtocol, "proxy-protocol", false, "connections from trusted proxies begin with a PROXY protocol header")
+	f.DurationVar(&cfg.AgentCertificateLifetime, "agent-certificate-lifetime", cfg.AgentCertificateLifetime, "how long an agent's certificate is good; it is renewed at two thirds")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
 	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -253,6 +260,9 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	return s.run(ctx, web, identity, metrics, stdout)
 }
 
+// minCertificateLifetime leaves time to renew; certificates count whole seconds.
+const minCertificateLifetime = 5 * time.Second
+
 func checkServerConfig(cfg serverConfig) error {
 	host, _, err := net.SplitHostPort(cfg.IdentityListen)
 	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
@@ -276,6 +286,9 @@ func checkServerConfig(cfg serverConfig) error {
 	}
 	if cfg.TokenGrace < 0 {
 		return fmt.Errorf("--token-grace %s must not be negative: %w", cfg.TokenGrace, access.ErrInvalid)
+	}
+	if cfg.AgentCertificateLifetime < minCertificateLifetime {
+		return fmt.Errorf("--agent-certificate-lifetime %s must be at least %s: %w", cfg.AgentCertificateLifetime, minCertificateLifetime, access.ErrInvalid)
 	}
 	if cfg.BindingLimit < 1 {
 		return fmt.Errorf("--binding-limit %d must be at least 1: %w", cfg.BindingLimit, access.ErrInvalid)
@@ -396,6 +409,8 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Address:   s.advertise,
 		Remote:    s.addresses.remote,
 		Audit:     s.auditEnrolment,
+
+		CertificateLife: s.cfg.AgentCertificateLifetime,
 	})
 	if err != nil {
 		return err

@@ -78,14 +78,14 @@ func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, erro
 // That the agent holds the private key, and may have the role, was checked by
 // the caller. The error wraps [access.ErrInvalid].
 func (a *Authority) Issue(role Role, clusterUID string, generation int64, public crypto.PublicKey) (der []byte, notAfter time.Time, err error) {
-	cert, err := a.issue(Identity{Role: role, ClusterUID: clusterUID, Generation: generation}, public)
+	cert, err := a.issue(Identity{Role: role, ClusterUID: clusterUID, Generation: generation}, public, agentLife)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("issue agent certificate: %w", err)
 	}
 	return cert.Raw, cert.NotAfter, nil
 }
 
-func (a *Authority) issue(id Identity, public crypto.PublicKey) (*x509.Certificate, error) {
+func (a *Authority) issue(id Identity, public crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	if _, err := ParseSAN(id.SAN()); err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (a *Authority) issue(id Identity, public crypto.PublicKey) (*x509.Certifica
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", err, access.ErrInvalid)
 	}
-	template := a.leaf("sallyport agent "+string(id.Role), agentLife, x509.ExtKeyUsageClientAuth)
+	template := a.leaf("sallyport agent "+string(id.Role), life, x509.ExtKeyUsageClientAuth)
 	template.URIs = []*url.URL{name}
 	return a.sign(template, public)
 }
@@ -107,8 +107,8 @@ func (a *Authority) leaf(commonName string, life time.Duration, usage x509.ExtKe
 		end = a.cert.NotAfter
 	}
 	return &x509.Certificate{
-		Subject:               pkix.Name{CommonName: commonName}, // for people; programs read the SAN
-		NotBefore:             a.now().Add(-backdate),
+		Subject:               pkix.Name{CommonName: commonName},    // for people; programs read the SAN
+		NotBefore:             a.now().Add(-min(backdate, life/10)), // agents reckon by the whole life
 		NotAfter:              end,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{usage},
@@ -158,7 +158,7 @@ func IsAgent(hello *tls.ClientHelloInfo) bool {
 // there, generation the newest); it must not be nil, and must answer from
 // memory, since it is called during the handshake. A connection that stands
 // when its generation is retired, or its NotAfter passes, is for the caller to
-// close. Use the config by tls.Config.GetConfigForClient, chosen with
+// deal with. Use the config by tls.Config.GetConfigForClient, chosen with
 // [IsAgent].
 func (a *Authority) AgentTLS(current func(Identity) error) *tls.Config {
 	return &tls.Config{

@@ -52,7 +52,7 @@ type Identity struct {
 	ClusterUID string
 	Generation int64     // of the enrolment it was issued under, 1 or more
 	Serial     string    // hexadecimal
-	NotAfter   time.Time // the connection should not outlive it
+	NotAfter   time.Time // nothing new may begin by it from then on
 }
 
 const sanPrefix = "sallyport:cluster:"

@@ -50,6 +50,8 @@ type Config struct {
 	ReportAccount string
 	// JoinLife is how long a join token may be used; 0 is an hour.
 	JoinLife time.Duration
+	// CertificateLife is how long an agent's certificate is good; 0 is a day.
+	CertificateLife time.Duration
 	// Concurrency bounds the requests in work at once; more are told to come
 	// back (503). 0 is 32.
 	Concurrency int
@@ -107,6 +109,9 @@ func NewServer(cfg Config) (*Server, error) {
 	defaults(&cfg.ReportAccount, access.ReconcilerAccount)
 	if cfg.JoinLife <= 0 {
 		cfg.JoinLife = joinLife
+	}
+	if cfg.CertificateLife <= 0 {
+		cfg.CertificateLife = agentLife
 	}
 	if cfg.Concurrency <= 0 {
 		cfg.Concurrency = 32
@@ -259,7 +264,7 @@ func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.R
 		if err := csr.CheckSignature(); err != nil {
 			return nil, fmt.Errorf("csr is not signed with the key it names: %w", access.ErrInvalid)
 		}
-		cert, err := s.cfg.Authority.issue(Identity{Role: role, ClusterUID: cluster.UID, Generation: cluster.Generation}, csr.PublicKey)
+		cert, err := s.cfg.Authority.issue(Identity{Role: role, ClusterUID: cluster.UID, Generation: cluster.Generation}, csr.PublicKey, s.cfg.CertificateLife)
 		if err != nil {
 			return nil, fmt.Errorf("csr: %w", err)
 		}

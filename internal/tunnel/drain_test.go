@@ -136,7 +136,9 @@ func (g *gateway) rawAgent(t *testing.T, answer func(c net.Conn, kind byte, stre
 	check(t, err)
 	check(t, l.Close())
 	var ends sync.WaitGroup
-	ends.Go(func() { g.hub.Serve(context.Background(), near, tunnel.Peer{ClusterUID: uid, Generation: 1, Agent: "raw"}) })
+	ends.Go(func() {
+		g.hub.Serve(context.Background(), near, tunnel.Peer{ClusterUID: uid, Generation: 1, Agent: "raw"})
+	})
 	ends.Go(func() {
 		io.CopyN(io.Discard, far, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
 		frame(far, frameSettings, 0, 0, nil)

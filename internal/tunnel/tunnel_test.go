@@ -75,11 +75,12 @@ type gateway struct {
 	hub     *tunnel.Hub
 	addr    string
 	changes chan int
+	joined  map[string]context.CancelFunc // by agent, see join
 }
 
 func newGateway(t testing.TB) *gateway {
 	t.Helper()
-	g := &gateway{authority: newAuthority(t), changes: make(chan int, 100)}
+	g := &gateway{authority: newAuthority(t), changes: make(chan int, 100), joined: map[string]context.CancelFunc{}}
 	g.hub = tunnel.NewHub(tunnel.HubConfig{OnChange: func(_ string, n int) { g.changes <- n }})
 	l := listen(t)
 	g.addr = l.Addr().String()
@@ -489,12 +490,19 @@ func (g *gateway) join(t *testing.T, peer tunnel.Peer) <-chan error {
 		})
 	}()
 	t.Cleanup(func() { cancel(); receive(t, dialled, "Dial to return") })
+	g.joined[peer.Agent] = cancel
 	c, err := l.Accept()
 	check(t, err)
 	conn := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{g.cert}, NextProtos: []string{alpn}})
 	check(t, conn.HandshakeContext(t.Context()))
 	go func() { served <- g.hub.Serve(context.Background(), conn, peer) }()
 	return served
+}
+
+// lose stops the agent that joined under this name.
+func (g *gateway) lose(t *testing.T, agent string) {
+	t.Helper()
+	g.joined[agent]()
 }
 
 func TestGenerations(t *testing.T) {
