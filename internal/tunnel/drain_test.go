@@ -99,6 +99,15 @@ func TestReplacedWithoutAFailedRequest(t *testing.T) {
 		stopped := make(chan struct{})
 		go func() { old(); close(stopped) }()
 		g.await(t, 2) // both of the old are out of service
+		resting := 0
+		for _, c := range g.hub.Connections(uid) {
+			if c.Resting {
+				resting++
+			}
+		}
+		if resting == 0 {
+			t.Errorf("no connection rests while the long request runs: %+v", g.hub.Connections(uid))
+		}
 		select {
 		case <-stopped:
 			t.Error("the agent did not wait for its running request")

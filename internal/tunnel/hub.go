@@ -59,10 +59,9 @@ type Hub struct {
 // cluster is what the hub knows of one cluster. It outlives its connections,
 // because the floor must.
 type cluster struct {
-	floor   int64     // lowest generation still accepted; only rises
-	links   []*link   // in service
-	resting []*link   // out of service, oldest first; their streams go on
-	since   time.Time // of the first of links, while there was always one
+	floor   int64   // lowest generation still accepted; only rises
+	links   []*link // in service
+	resting []*link // out of service, oldest first; their streams go on
 }
 
 // NewHub returns a hub without connections.
@@ -189,9 +188,6 @@ func (h *Hub) register(l *link) error {
 	if len(c.links) >= maxConnections {
 		return fmt.Errorf("tunnel: cluster %s has %d connections already: %w", l.peer.ClusterUID, maxConnections, access.ErrUnavailable)
 	}
-	if len(c.links) == 0 {
-		c.since = time.Now()
-	}
 	c.links = append(c.links, l)
 	return nil
 }
@@ -304,29 +300,31 @@ func (h *Hub) Connected(clusterUID string) int {
 	return 0
 }
 
-// Since says from when on a cluster has been connected without a gap; the zero
-// time when it is not connected.
-func (h *Hub) Since(clusterUID string) time.Time {
+// Connection is one live connection of a cluster's agent.
+type Connection struct {
+	Remote  net.Addr      // of the agent, or of what translates addresses in front of it
+	Since   time.Time     // when it was opened
+	RTT     time.Duration // round-trip time of its last heartbeat
+	Resting bool          // it takes no new requests; those under way go on
+}
+
+// Connections are a cluster's live connections, oldest first.
+func (h *Hub) Connections(clusterUID string) []Connection {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c := h.clusters[clusterUID]; c != nil && len(c.links) > 0 {
-		return c.since
+	c := h.clusters[clusterUID]
+	if c == nil {
+		return nil
 	}
-	return time.Time{}
+	var all []Connection
+	for _, l := range slices.Concat(c.links, c.resting) {
+		all = append(all, Connection{Remote: l.conn.RemoteAddr(), Since: l.began, RTT: time.Duration(l.rtt.Load()), Resting: l.resting.Load()})
+	}
+	slices.SortStableFunc(all, func(a, b Connection) int { return a.Since.Compare(b.Since) })
+	return all
 }
 
-// RTT is the round-trip time of the last heartbeat on a cluster's quickest
-// connection; zero when it is not connected.
-func (h *Hub) RTT(clusterUID string) time.Duration {
-	var best time.Duration
-	for _, l := range h.links(clusterUID) {
-		if rtt := time.Duration(l.rtt.Load()); best == 0 || rtt < best {
-			best = rtt
-		}
-	}
-	return best
-}
-
+// links are a cluster's connections in service.
 func (h *Hub) links(uid string) []*link {
 	h.mu.Lock()
 	defer h.mu.Unlock()

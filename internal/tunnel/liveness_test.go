@@ -212,7 +212,7 @@ func TestSaturatedLinkIsNotTakenForDead(t *testing.T) {
 	if n != size || err != nil {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	t.Logf("%d bytes in %v, RTT of a heartbeat %v", n, time.Since(began).Round(time.Millisecond), g.hub.RTT(uid).Round(time.Millisecond))
+	t.Logf("%d bytes in %v, RTT of a heartbeat %v", n, time.Since(began).Round(time.Millisecond), g.hub.Connections(uid)[0].RTT.Round(time.Millisecond))
 	if len(g.changes) > 0 {
 		t.Error("the connection was replaced")
 	}

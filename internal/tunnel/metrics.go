@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -88,17 +89,20 @@ func (s hubState) Describe(out chan<- *prometheus.Desc) {
 func (s hubState) Collect(out chan<- prometheus.Metric) {
 	for _, uid := range s.uids() {
 		links := s.links(uid)
-		streams := 0
+		streams, quickest := 0, time.Duration(0)
 		for _, l := range links {
 			streams += l.http.InFlight()
+			if rtt := time.Duration(l.rtt.Load()); quickest == 0 || rtt < quickest {
+				quickest = rtt
+			}
 		}
 		gauge := func(desc *prometheus.Desc, v float64) {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, uid)
 		}
 		gauge(connectionsDesc(), float64(len(links)))
 		gauge(streamsDesc(), float64(streams))
-		if rtt := s.RTT(uid); rtt > 0 {
-			gauge(rttDesc(), rtt.Seconds())
+		if quickest > 0 {
+			gauge(rttDesc(), quickest.Seconds())
 		}
 	}
 }

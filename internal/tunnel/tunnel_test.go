@@ -214,8 +214,9 @@ func TestRequest(t *testing.T) {
 	if resp.StatusCode != 418 || string(body) != "PUT hello" || resp.Header.Get("X-Path") != "/a%2Fb/c?x=1&y" || resp.Header.Get("X-Host") != "api" {
 		t.Errorf("got %d %q %v", resp.StatusCode, body, resp.Header)
 	}
-	if since := g.hub.Since(uid); since.IsZero() || g.hub.RTT(uid) <= 0 {
-		t.Errorf("since %v, RTT %v", since, g.hub.RTT(uid))
+	all := g.hub.Connections(uid)
+	if len(all) != 1 || all[0].Since.IsZero() || all[0].RTT <= 0 || all[0].Remote == nil || all[0].Resting {
+		t.Errorf("connections %+v", all)
 	}
 }
 
@@ -235,7 +236,7 @@ func TestUnknownClusterIsUnavailable(t *testing.T) {
 	if _, err := g.hub.To("nobody"); !errors.Is(err, access.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}
-	if !g.hub.Since("nobody").IsZero() || g.hub.Connected("nobody") != 0 || g.hub.RTT("nobody") != 0 {
+	if g.hub.Connections("nobody") != nil || g.hub.Connected("nobody") != 0 {
 		t.Error("something is known of a cluster that never connected")
 	}
 }
