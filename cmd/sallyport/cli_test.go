@@ -201,7 +201,7 @@ func TestRoleBindingVerbs(t *testing.T) {
 		{
 			"show", []string{"rolebinding", "show", "--cluster-name", "prod", "-n", "b1"}, "",
 			map[string]string{"GET " + bindingPath: "200 " + bindingBody, "GET " + statusPath: `200 {"properties":{"state":"Failed","generation":2,"appliedGeneration":1,"message":"role above the ceiling"}}`},
-			0, "b1", []string{"stored, not in force in the cluster (Failed): role above the ceiling"}, "GET GET",
+			0, "b1", []string{"stored, not in force in the cluster (Failed): role above the ceiling"}, "GET GET GET GET",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

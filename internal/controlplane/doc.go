@@ -47,6 +47,14 @@
 // operations after a restart, and several servers may run on one store, as
 // every step is a transaction on what it read.
 //
+// # Policies
+//
+// A cluster and a binding may each have an access policy: a lock, an end, source
+// ranges. It has a path of its own and is part of the record that it bounds
+// (policies.go), so it is deleted with it, and a binding that is created with
+// one in its own PUT never exists without. Its write is answered once the
+// gateway has it in force. The feed tells agents of locks and ends.
+//
 // What it does not do: it forwards nothing to clusters, issues no tokens or
 // certificates (Config.Enrol and Config.IssueJoinToken do), and verifies no
 // token itself.
