@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"io/fs"
 	"net"
@@ -19,6 +21,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -331,6 +334,7 @@ func TestRefused(t *testing.T) {
 		{name: "flag with dashes", args: []string{"--dir", t.TempDir(), "--set-flag", "--v=4"}, want: "leave out the dashes"},
 		{name: "port", args: []string{"--dir", t.TempDir(), "--port", "70000"}, want: "invalid port"},
 		{name: "every address", args: []string{"--dir", t.TempDir(), "--bind-address", "0.0.0.0"}, want: "not one IPv4 address"},
+		{name: "no accounts for a node", args: []string{"--dir", t.TempDir(), "--kubelet", "--disable-local-accounts"}, want: "give one of the two"},
 		{name: "host name", args: []string{"--dir", t.TempDir(), "--bind-address", "localhost"}, want: "not one IPv4 address"},
 		{name: "somebody's address", args: []string{"--dir", t.TempDir(), "--bind-address", "192.0.2.1"}, want: "cannot assign requested address"},
 	} {
@@ -374,6 +378,39 @@ func TestBindAddress(t *testing.T) {
 		t.Error("it listens on 127.0.0.1 as well")
 	}
 	checkFrontProxy(t.Context(), t, clientFor(t, restConfig(t, dir)), dir)
+	p.stop(t)
+}
+
+// TestDisableLocalAccounts signs a certificate for an admin: it is nobody's.
+func TestDisableLocalAccounts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cluster")
+	p := startProcess(t, "--dir", dir, "--disable-local-accounts")
+	config := restConfig(t, dir)
+	if len(config.CertData) > 0 || config.BearerToken != "" {
+		t.Error("the kubeconfig holds a credential")
+	}
+	if _, err := clientFor(t, config).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("without a credential: %v, want forbidden", err)
+	}
+	locked, err := openDirectory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locked.close()
+	locked.path = dir // whose own lock is the process's
+	ca, err := loadAuthority(locked, clientCAName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.CertData, config.KeyData, err = ca.issue(x509.Certificate{
+		Subject:     pkix.Name{CommonName: "root", Organization: []string{"system:masters"}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clientFor(t, config).CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
+		t.Errorf("with a certificate: %v, want unauthorized", err)
+	}
 	p.stop(t)
 }
 

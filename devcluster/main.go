@@ -117,6 +117,7 @@ pods, or exec into one, can do what this user can. It is a tool for development.
 	flags.StringVar(&config.Address, "bind-address", loopback, "the IPv4 address of this machine to listen on; whoever reaches it meets kube-apiserver's own authentication")
 	flags.IntVar(&config.Port, "port", 0, "the port to listen on; 0 takes a free one")
 	flags.StringArrayVar(&config.ExtraFlags, "set-flag", nil, "`name=value` of a flag for kube-apiserver; may be repeated, and wins over devcluster's own choice")
+	flags.BoolVar(&config.DisableLocalAccounts, "disable-local-accounts", false, "accept no client certificate, and write a kubeconfig without one; say by --set-flag authentication-config=FILE who may sign in")
 	flags.BoolVar(&config.Kubelet, "kubelet", false, "run pods, without any isolation, as processes of this user on this machine")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 	return cmd

@@ -31,6 +31,9 @@ type startConfig struct {
 	// ExtraFlags are flags for kube-apiserver, each name=value. They come after
 	// devcluster's own: a single value replaces ours, a list is added to ours.
 	ExtraFlags []string
+	// DisableLocalAccounts has kube-apiserver know no client certificates, those
+	// of the admin included: who signs in, and how, is for ExtraFlags to say.
+	DisableLocalAccounts bool
 	// Kubelet adds a node whose pods run as plain processes of this user.
 	Kubelet bool
 
@@ -49,6 +52,9 @@ func start(ctx context.Context, config startConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	if config.DisableLocalAccounts && config.Kubelet {
+		return &hintError{err: errors.New("--disable-local-accounts leaves no account for the node of --kubelet"), hint: "give one of the two"}
+	}
 	dir, err := openDirectory(config.Dir)
 	if err != nil {
 		return err
@@ -61,6 +67,10 @@ func start(ctx context.Context, config startConfig) (err error) {
 	certs, err := prepareCertificates(dir, address)
 	if err != nil {
 		return err
+	}
+	if config.DisableLocalAccounts {
+		certs.adminCert, certs.adminKey = nil, nil
+		extra = append([]string{"--client-ca-file="}, extra...)
 	}
 	if err := dir.write(auditPolicyFile, []byte(auditPolicy)); err != nil {
 		return err
