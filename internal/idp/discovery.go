@@ -34,18 +34,19 @@ type document struct {
 }
 
 func discoveryV1(p *Provider, c *call) (any, *oauthError) {
-	return p.discovery(c.request, c.tenant, "", "")
+	return p.discovery(c.request, c.tenant, func(_, id string) string { return tokenIssuer(id) }, "")
 }
 
 func discoveryV2(p *Provider, c *call) (any, *oauthError) {
-	return p.discovery(c.request, c.tenant, "v2.0", "/v2.0")
+	return p.discovery(c.request, c.tenant, func(host, id string) string { return host + "/" + id + "/v2.0" }, "/v2.0")
 }
 
-// discovery describes the endpoints of one tenant and version. The issuer is
-// on our own host: MSAL refuses one that is not on the authority's. Tokens of
-// this provider name [Provider.Issuer] all the same; who verifies them is
-// configured with it, and does not read this document.
-func (p *Provider) discovery(r *http.Request, tenant, issuerVersion, version string) (any, *oauthError) {
+// discovery describes the endpoints of one tenant and version. The v1 document
+// names [Provider.Issuer], as this provider's tokens do and as Entra's does: an
+// API server that is to trust them reads it (spec/identity.md, GUARD). The
+// issuer of the v2 document, which MSAL reads, is on our own host, since MSAL
+// refuses one that is not on the authority's.
+func (p *Provider) discovery(r *http.Request, tenant string, issuer func(host, tenant string) string, version string) (any, *oauthError) {
 	id, failure := p.tenantOf(r.Context(), tenant, true)
 	if failure != nil {
 		return nil, failure
@@ -57,7 +58,7 @@ func (p *Provider) discovery(r *http.Request, tenant, issuerVersion, version str
 	}
 	graph := strings.TrimPrefix(host, "https://")
 	return document{
-		Issuer:                host + "/" + id + "/" + issuerVersion,
+		Issuer:                issuer(host, id),
 		AuthorizationEndpoint: base + "/oauth2" + version + "/authorize",
 		TokenEndpoint:         base + "/oauth2" + version + "/token",
 		DeviceEndpoint:        base + "/oauth2" + version + "/devicecode",

@@ -15,6 +15,10 @@ import (
 // identifiers).
 const DataPlaneAudience = "839858a7-cb51-4fcf-ad2f-222fe0d2d0d0"
 
+// KubernetesAudience is that of the AKS Entra server application, for which
+// developers' tokens for an API server are (spec/identity.md, fixed identifiers).
+const KubernetesAudience = "6dae42f8-4368-4678-94ff-3960e28e3630"
+
 // ARMAudiences returns the four spellings for ARM (spec/identity.md 6.3).
 func ARMAudiences() []string {
 	return []string{
@@ -24,7 +28,7 @@ func ARMAudiences() []string {
 }
 
 func (p *Provider) audienceKnown(audience string) bool {
-	return audience == DataPlaneAudience || slices.Contains(ARMAudiences(), audience) ||
+	return audience == DataPlaneAudience || audience == KubernetesAudience || slices.Contains(ARMAudiences(), audience) ||
 		audience != "" && p.cfg.AllowAudience(audience)
 }
 
