@@ -29,9 +29,9 @@ type kubeCluster struct {
 	server string // https://127.0.0.1:port
 	admin  *kubernetes.Clientset
 
-	// flags are devcluster's; startChild and dial start a process where the
-	// cluster is, and reach it from there. The zero values are a cluster with
-	// pods that run, in the network of this process.
+	// flags are devcluster's, by default those of a cluster with pods that run.
+	// startChild and dial start a process where the cluster is, and reach it from
+	// there, by default in the network of this process.
 	flags      []string
 	startChild func(*exec.Cmd) error
 	dial       func(ctx context.Context, network, address string) (net.Conn, error)
@@ -92,7 +92,10 @@ func (c *kubeCluster) start() error {
 	}
 	// The shell ends the child when its standard input does, so a test binary
 	// that is killed leaves no cluster behind.
-	flags := slices.Concat([]string{"-c", `"$0" start --kubelet --dir "$@" & read -r _; kill $!; wait`, devcluster, c.dir}, c.flags)
+	if c.flags == nil {
+		c.flags = []string{"--kubelet"}
+	}
+	flags := slices.Concat([]string{"-c", `"$0" start --dir "$@" & read -r _; kill $!; wait`, devcluster, c.dir}, c.flags)
 	c.child = exec.Command("sh", flags...)
 	stdin, err := c.child.StdinPipe()
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -459,12 +459,20 @@ func (s *system) send(method, path, token, body string) (*http.Response, string)
 // operatorToken is an ARM token of the operator.
 func (s *system) operatorToken() string {
 	s.t.Helper()
+	return s.applicationToken("https://management.azure.com/")
+}
+
+// applicationToken is the operator's for any audience.
+func (s *system) applicationToken(audience string) string {
+	s.t.Helper()
 	c := &cli{operatorFile: filepath.Join(s.dir, "operator.json")}
 	op, err := c.operator()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	form := fmt.Sprintf("grant_type=client_credentials&client_id=%s&client_secret=%s&scope=https%%3A%%2F%%2Fmanagement.azure.com%%2F.default", op.ClientID, op.ClientSecret)
+	form := url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {op.ClientID}, "client_secret": {op.ClientSecret}, "scope": {audience + "/.default"},
+	}.Encode()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/"+op.TenantID+"/oauth2/v2.0/token", strings.NewReader(form))
 	if err != nil {
 		s.t.Fatal(err)

@@ -69,7 +69,7 @@ func newPrivate(t *testing.T, roles string, flags ...string) *private {
 	p.system = n.system(p.gateway)
 	p.runAgent = p.machine.sallyport()
 	p.id = p.register("private")
-	p.kube = n.cluster(p.machine, append([]string{"--bind-address", apiIP, "--port", apiPort}, flags...)...)
+	p.kube = n.cluster(p.machine, append([]string{"--kubelet", "--bind-address", apiIP, "--port", apiPort}, flags...)...)
 	p.agent = p.install("private", roles)
 	p.agent.start()
 	return p
