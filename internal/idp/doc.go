@@ -9,9 +9,9 @@
 // the protocol of App Service, to who holds the resource's identity header.
 // Who exists is asked of a [Directory] at each request, so that what is deleted
 // gets no token. All tokens are v1 (issuer https://sts.windows.net/{tenant}/),
-// which is what ARM and Trusted Access use (spec/identity.md 1.1); the issuer
-// in the discovery documents is on the provider's own host, since clients
-// insist on that (1.7).
+// which is what ARM and Trusted Access use (spec/identity.md 1.1), and so says
+// the v1 discovery document. The issuer in the v2 document, which clients read,
+// is on the provider's own host, since they insist on that (1.7).
 //
 // Why it is safe:
 //
