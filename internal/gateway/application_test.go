@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/sallyport/sallyport/internal/gateway"
@@ -77,7 +78,14 @@ func TestApplicationRedirects(t *testing.T) {
 		{302, "//evil.example/", "", 502},
 		{201, appPath + "items/1", gateway.PathPrefix + cluster + appPath + "items/1", 201},
 		{201, "http://web/items/1", "", 201},
-		{201, "items/1", "", 201},
+		{201, "items/1", gateway.PathPrefix + cluster + appPath + "items/1", 201},
+		{302, "sibling?q=1#f", gateway.PathPrefix + cluster + appPath + "sibling?q=1#f", 302},
+		{302, "?q=1", gateway.PathPrefix + cluster + appPath + "?q=1", 302},
+		{302, strings.Repeat("../", 40) + "x", gateway.PathPrefix + cluster + "/x", 302},
+		{302, ".//evil.example/", "", 502},
+		{302, `\\evil.example/`, "", 502},
+		{302, "%2e%2e/x", "", 502},
+		{302, "javascript:alert(1)", "", 502},
 	} {
 		r := newRig(t)
 		r.answer = func(*http.Request) (*http.Response, error) {

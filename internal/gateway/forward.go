@@ -139,6 +139,9 @@ func (c checked) check(resp *http.Response) error {
 // place is dropped: an application's 201 had its effect.
 func redirect(resp *http.Response, adm admission) error {
 	locations := resp.Header["Location"]
+	if len(locations) == 1 && adm.info.Application() {
+		locations = []string{resolve(adm.path, locations[0])}
+	}
 	switch {
 	case len(locations) == 0:
 	case len(locations) == 1 && insideCluster(locations[0]):
@@ -149,6 +152,22 @@ func redirect(resp *http.Response, adm admission) error {
 		return fmt.Errorf("%w: it redirects to another host or out of the cluster", errBadAnswer)
 	}
 	return nil
+}
+
+// resolve returns a relative redirect, which an API server passes on as the
+// application wrote it, in the form that begins with a slash: what a client
+// makes of it at the path that it asked for (RFC 3986 5.2). Any other is
+// returned as it is, for the caller to judge.
+func resolve(path, location string) string {
+	u, err := url.Parse(location)
+	if err != nil || u.Scheme != "" || u.Host != "" || location == "" || location[0] == '/' {
+		return location
+	}
+	base, err := url.Parse(path)
+	if err != nil {
+		return location
+	}
+	return base.ResolveReference(u).String()
 }
 
 // protect keeps browsers from acting on an answer, if one ever gets it. An
