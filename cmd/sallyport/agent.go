@@ -17,10 +17,12 @@ func newAgentCommand() *cobra.Command {
 	var cfg agent.Config
 	var cluster string
 	var verbose bool
+	var watch agentWatch
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent of a cluster, which dials the gateway",
-		Long: `Runs in the cluster and dials the gateway; it never listens. 'sallyport agent
+		Long: `Runs in the cluster and dials the gateway; it listens nowhere unless told to by
+--metrics-listen or --health-listen. 'sallyport agent
 manifest' prints the YAML that installs it with no more rights than it needs.
 
 An account folder holds "token" (for the API server), "gateway-token" (a
@@ -46,7 +48,7 @@ names one, "ca.crt". With one folder only that half runs.`,
 			}
 			cfg.Cluster = id
 			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			err = agent.Run(cmd.Context(), cfg)
+			err = watch.run(cmd.Context(), cfg)
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
@@ -65,6 +67,7 @@ names one, "ca.crt". With one folder only that half runs.`,
 	f.IntVar(&cfg.Connections, "connections", agent.DefaultConnections, fmt.Sprintf("connections that the proxy keeps up, at most %d, spread over the gateway's addresses", tunnel.MaxDialled))
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", agent.DefaultDrainTimeout, "how long running requests may go on when the agent is stopped")
 	f.StringVar(&cfg.Prefix, "prefix", "", "beginning of the names of objects and users (default \"aks:trustedaccess\")")
+	watch.addFlags(f)
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	for _, name := range []string{"gateway", "cluster", "ca-hash"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {

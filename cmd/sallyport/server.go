@@ -100,6 +100,9 @@ type serverConfig struct {
 	// renew at two thirds of it; a shorter one costs them a request each time, and
 	// bounds what a stolen one is good for.
 	AgentCertificateLifetime time.Duration
+	// OTLPEndpoint is the URL of an OpenTelemetry collector that takes OTLP over
+	// HTTP; empty for what OTEL_EXPORTER_OTLP_ENDPOINT says, or none.
+	OTLPEndpoint string
 	// NewOperator gives the operator a new secret and writes it to
 	// operator.json; the old one ends.
 	NewOperator bool
@@ -169,6 +172,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringSliceVar(&cfg.TrustedProxies, "trusted-proxies", nil, "range or address of proxies whose X-Forwarded-For is believed; may be repeated")
 	f.BoolVar(&cfg.ProxyProtocol, "proxy-protocol", false, "connections from trusted proxies begin with a PROXY protocol header")
 	f.DurationVar(&cfg.AgentCertificateLifetime, "agent-certificate-lifetime", cfg.AgentCertificateLifetime, "how long an agent's certificate is good; it is renewed at two thirds")
+	f.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector for traces, OTLP over HTTP (default $OTEL_EXPORTER_OTLP_ENDPOINT, else none)")
 	f.BoolVar(&cfg.NewOperator, "new-operator", false, "give the operator a new secret and write operator.json again")
 	f.BoolVarP(&cfg.Verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -180,6 +184,7 @@ type server struct {
 	log       *slog.Logger
 	advertise string
 	registry  *prometheus.Registry
+	traces    *traces
 	health    *telemetry.Health
 	tags      *addresses.Tags // without a file it knows ranges and no tags
 	addresses addressRules
@@ -244,6 +249,14 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	}
 	s.advertise = cmp.Or(cfg.Advertise, web.Addr().String())
 	s.registry = newRegistry()
+	if s.traces, err = startTraces(ctx, "sallyport-server", cfg.OTLPEndpoint, s.log); err != nil {
+		return err
+	}
+	defer func() {
+		if err := s.traces.stop(); err != nil {
+			s.log.Warn("stopping", "error", err)
+		}
+	}()
 
 	if err := s.openState(ctx); err != nil {
 		return err
@@ -393,6 +406,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Authorizer:    s.index,
 		Audit:         s.record,
 		Metrics:       s.registry,
+		Tracer:        s.traces.tracer,
 		To:            s.hub.To,
 		Live:          live,
 		TokenGrace:    s.cfg.TokenGrace,
@@ -427,6 +441,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Audit:            s.record,
 		Records:          s.audit,
 		Metrics:          s.registry,
+		Tracer:           s.traces.tracer,
 		Catalogue:        catalogue,
 		BindingLimit:     s.cfg.BindingLimit,
 		IdentityHeader:   s.keys.IdentityHeader,

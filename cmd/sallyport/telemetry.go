@@ -42,14 +42,17 @@ func etcdMetrics() prometheus.Gatherer {
 	})
 }
 
-// watchPort serves /metrics and the health endpoints, and nothing else: no
-// profiles, no debug pages (checklist, item 41).
+// watchPort serves the health endpoints and, unless it is nil, metrics at
+// /metrics; and nothing else: no profiles, no debug pages (checklist, item 41).
 func watchPort(metrics prometheus.Gatherer, health http.Handler, log *slog.Logger) *http.Server {
-	scrape := promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		MaxRequestsInFlight: 4,
-		Timeout:             10 * time.Second,
-	})
+	scrape := http.NotFoundHandler()
+	if metrics != nil {
+		scrape = promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+			ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+			MaxRequestsInFlight: 4,
+			Timeout:             10 * time.Second,
+		})
+	}
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/metrics" {

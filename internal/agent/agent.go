@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -25,6 +27,7 @@ import (
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/impersonate"
 	"github.com/sallyport/sallyport/internal/rbac"
+	"github.com/sallyport/sallyport/internal/telemetry"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -62,6 +65,12 @@ type Config struct {
 	// default "aks:trustedaccess".
 	Prefix string
 	Logger *slog.Logger // nil discards
+	// Health is told how the halves fare; nil tells nobody.
+	Health *Health
+	// Metrics takes the agent's metrics; nil counts for nobody.
+	Metrics prometheus.Registerer
+	// Tracer makes the agent's spans; nil makes none.
+	Tracer trace.Tracer
 }
 
 // What an agent does unless it is told otherwise. The drain fits the 30 s that
@@ -97,7 +106,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Prefix == "" {
 		cfg.Prefix = access.DefaultPrefix
 	}
-	a := &agent{cfg: cfg, gateway: &enroll.Client{
+	if cfg.Health == nil {
+		cfg.Health = &Health{}
+	}
+	a := &agent{cfg: cfg, metrics: newMetrics(cfg.Metrics, cfg.Health), gateway: &enroll.Client{
 		Address:   cfg.Gateway,
 		ClusterID: cfg.Cluster,
 		CAHash:    cfg.CAHash,
@@ -106,9 +118,11 @@ func Run(ctx context.Context, cfg Config) error {
 	}}
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.ReconcilerAccount != "" {
+		a.begin(halfReconciler)
 		group.Go(func() error { return a.reconcile(ctx) })
 	}
 	if cfg.ProxyAccount != "" {
+		a.begin(halfProxy)
 		group.Go(func() error { return a.proxy(ctx) })
 	}
 	return group.Wait()
@@ -117,6 +131,12 @@ func Run(ctx context.Context, cfg Config) error {
 type agent struct {
 	cfg     Config
 	gateway *enroll.Client
+	metrics *metrics
+}
+
+func (a *agent) begin(half string) {
+	a.cfg.Health.begin(half)
+	watchFeed(a.cfg.Metrics, a.cfg.Health, half)
 }
 
 // account is one service account's view of the API server.
@@ -183,13 +203,19 @@ func (a *agent) reconcile(ctx context.Context) error {
 	reports := newMailbox[access.Report]()
 	group.Go(func() error {
 		return a.follow(ctx, creds, func(d access.Desired) {
+			a.cfg.Health.hear(halfReconciler)
 			select {
 			case desired <- d:
 			case <-ctx.Done():
 			}
 		})
 	})
-	group.Go(func() error { return reconciler.Run(ctx, desired, reports.put) })
+	group.Go(func() error {
+		return reconciler.Run(ctx, desired, func(r access.Report) {
+			a.metrics.reported(r)
+			reports.put(r)
+		})
+	})
 	group.Go(func() error { return a.sendReports(ctx, creds, reports) })
 	return group.Wait()
 }
@@ -216,6 +242,10 @@ func (a *agent) proxy(ctx context.Context) error {
 	if !pool.AppendCertsFromPEM(acc.rest.CAData) {
 		return fmt.Errorf("agent: the API server's CA file holds no certificate: %w", access.ErrInvalid)
 	}
+	var handOn func(context.Context, http.Header)
+	if a.cfg.Tracer != nil {
+		handOn = func(ctx context.Context, h http.Header) { telemetry.Inject(ctx, h, "Traceparent") }
+	}
 	live := &tunnel.Live{}
 	bindings := newKnown(live, time.Now)
 	handler, err := impersonate.New(impersonate.Config{
@@ -226,6 +256,7 @@ func (a *agent) proxy(ctx context.Context) error {
 		Live:     live,
 		Prefix:   a.cfg.Prefix,
 		Logger:   a.cfg.Logger.With("half", "proxy"),
+		Trace:    handOn,
 	})
 	if err != nil {
 		return err
@@ -236,11 +267,18 @@ func (a *agent) proxy(ctx context.Context) error {
 	// Its knowledge outlives the tunnel: what still runs when the agent is stopped
 	// is cut by a revocation as ever.
 	knowing, forget := context.WithCancelCause(context.WithoutCancel(ctx))
-	group.Go(func() error { return a.follow(knowing, creds, bindings.update) })
+	group.Go(func() error {
+		return a.follow(knowing, creds, func(d access.Desired) {
+			bindings.update(d)
+			a.cfg.Health.hear(halfProxy)
+		})
+	})
 	group.Go(func() error { return bindings.run(knowing) })
 	group.Go(func() error {
 		dial := a.dialConfig(creds, enroll.ALPNTunnel)
-		dial.Handler = handler
+		dial.Handler = watched{next: handler, metrics: a.metrics, tracer: a.cfg.Tracer}
+		dial.OnConnect = func() { a.cfg.Health.connected(1) }
+		dial.OnDisconnect = func(error) { a.cfg.Health.connected(-1) }
 		dial.Connections = cmp.Or(a.cfg.Connections, DefaultConnections)
 		dial.DrainTimeout = a.cfg.DrainTimeout
 		err := tunnel.Dial(ctx, dial)
@@ -253,9 +291,15 @@ func (a *agent) proxy(ctx context.Context) error {
 func (a *agent) dialConfig(creds *enroll.Credentials, alpn string) tunnel.DialConfig {
 	return tunnel.DialConfig{
 		Address: a.cfg.Gateway,
-		TLS:     func(ctx context.Context) (*tls.Config, error) { return creds.TLS(ctx, alpn) },
-		Proxy:   http.ProxyFromEnvironment,
-		Logger:  a.cfg.Logger,
+		TLS: func(ctx context.Context) (*tls.Config, error) {
+			config, err := creds.TLS(ctx, alpn)
+			if err == nil && config.Certificates[0].Leaf != nil {
+				a.metrics.shown(creds.Role(), config.Certificates[0].Leaf.NotAfter)
+			}
+			return config, err
+		},
+		Proxy:  http.ProxyFromEnvironment,
+		Logger: a.cfg.Logger,
 	}
 }
 

@@ -14,7 +14,7 @@ type Metrics struct {
 // NewMetrics registers the log's metrics; a nil reg counts for nobody.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	make := promauto.With(reg)
-	return &Metrics{
+	m := &Metrics{
 		records: make.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_audit_records_total",
 			Help: "Records written, by stage: decision, complete, consent or revoked.",
@@ -24,6 +24,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Records that could not be written; what they were for was refused.",
 		}),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, stage := range []Stage{Decision, Complete, Consent, Revoked} {
+		m.records.WithLabelValues(string(stage))
+	}
+	return m
 }
 
 // Counted is log, with its records counted.

@@ -18,7 +18,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	make := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		tokens: make.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_authenticate_tokens_total",
 			Help: "Tokens verified, by outcome: accepted, unavailable (no keys), or why the token was refused.",
@@ -36,6 +36,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "When an issuer's keys were last fetched; after a day they are not used any more.",
 		}, []string{"issuer"}),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, v := range []string{"accepted", "unavailable", "missing", "invalid", "expired", "wrong_audience", "wrong_tenant"} {
+		m.tokens.WithLabelValues(v)
+	}
+	return m
 }
 
 // verified counts one token.

@@ -35,7 +35,7 @@ func newMetrics(reg prometheus.Registerer, f *feeds) *metrics {
 			ConstLabels: prometheus.Labels{"half": half},
 		}, func() float64 { return float64(f.count(connected)) })
 	}
-	return &metrics{
+	m := &metrics{
 		requests: make.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_controlplane_requests_total",
 			Help: "Requests to the ARM API, by route template (none: there is no such), method and status.",
@@ -53,6 +53,13 @@ func newMetrics(reg prometheus.Registerer, f *feeds) *metrics {
 			Help: "Operations in progress.",
 		}),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, status := range []access.OperationStatus{access.OperationSucceeded, access.OperationFailed, access.OperationCanceled} {
+		for _, kind := range []string{"put", "delete"} {
+			m.operations.WithLabelValues(kind, strings.ToLower(string(status)))
+		}
+	}
+	return m
 }
 
 // answered counts one request.

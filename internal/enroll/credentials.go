@@ -35,6 +35,9 @@ func NewCredentials(client *Client, role Role, token func() (string, error)) *Cr
 	return &Credentials{client: client, role: role, token: token, lock: make(chan struct{}, 1)}
 }
 
+// Role is the role that the certificate is for.
+func (c *Credentials) Role() Role { return c.role }
+
 // TLS returns the configuration for dialling the gateway with one of the
 // agents' protocols ([ALPNTunnel], [ALPNFeed]), with a certificate that is
 // good now; ask again for each connection. When a renewal fails the old

@@ -30,7 +30,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	make := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		requests: make.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_gateway_requests_total",
 			Help: "Requests that ended, by the answer's status (aborted: there was none), Kubernetes verb, and class: resource, log, exec, proxy, nonresource, or unknown of what was refused before it could be read.",
@@ -72,6 +72,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Time from a revocation's arrival at the gateway to the end of each request it cut.",
 		)),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, v := range []string{"request", "watch", "upgraded"} {
+		m.inFlight.WithLabelValues(v)
+	}
+	for _, v := range []string{"received", "sent"} {
+		m.bytes.WithLabelValues(v)
+	}
+	return m
 }
 
 // labels of a request.

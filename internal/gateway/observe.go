@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/telemetry"
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
 // observed is one request as metrics and traces see it. It belongs to the
@@ -133,15 +134,15 @@ type timed struct {
 	seen *observed
 }
 
-// RoundTrip implements [http.RoundTripper]. What it writes is behind the
-// allow-list, which has dropped a client's own trace.
+// RoundTrip implements [http.RoundTripper]. The trace goes in a header of the
+// tunnel's own: an application's traceparent passes as it is.
 func (t timed) RoundTrip(r *http.Request) (*http.Response, error) {
 	o := t.seen
 	if o.g.cfg.Tracer != nil {
 		var ctx context.Context
 		ctx, o.forward = telemetry.Start(r.Context(), o.g.cfg.Tracer, "forward", trace.WithSpanKind(trace.SpanKindClient))
 		r = r.Clone(ctx)
-		telemetry.Inject(ctx, r.Header)
+		telemetry.Inject(ctx, r.Header, tunnel.HeaderTrace)
 	}
 	o.sent = o.g.cfg.Now()
 	resp, err := t.next.RoundTrip(r)

@@ -15,7 +15,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	make := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		requests: make.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_idp_requests_total",
 			Help: "Requests to the identity provider, by endpoint (none: there is no such) and status.",
@@ -25,6 +25,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Tokens given out, by grant: client_credentials or managed_identity.",
 		}, []string{"grant"}),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, v := range []string{"client_credentials", "managed_identity"} {
+		m.tokens.WithLabelValues(v)
+	}
+	return m
 }
 
 func (m *metrics) answered(endpoint string, status int) {

@@ -18,7 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
-// Config wires a [Proxy]. Every field but Prefix is needed.
+// Config wires a [Proxy]. Every field but Prefix and Trace is needed.
 type Config struct {
 	// Upstream is the API server's address; scheme and host only.
 	Upstream *url.URL
@@ -35,6 +35,9 @@ type Config struct {
 	// Prefix begins the names of users and groups; default "aks:trustedaccess".
 	Prefix string
 	Logger *slog.Logger
+	// Trace adds the context's trace to a request to the API server, as its
+	// traceparent; nil adds none. An application's own is left as it is.
+	Trace func(context.Context, http.Header)
 }
 
 // Proxy serves the agent's end of the tunnel. It is an [http.Handler].
@@ -150,7 +153,16 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 	pr.Out.Host = p.cfg.Upstream.Host
 	p.headers.Request(pr.Out.Header, kindOf(pr.In))
+	p.trace(pr.Out)
 	pr.Out.Trailer = nil
+}
+
+// trace hands the trace on to the API server. It is called behind the
+// allow-list and before the identity is set.
+func (p *Proxy) trace(out *http.Request) {
+	if p.cfg.Trace != nil && !kindOf(out).Application {
+		p.cfg.Trace(out.Context(), out.Header)
+	}
 }
 
 // failed answers a request that got no answer from the API server.
@@ -183,6 +195,7 @@ func (p *Proxy) upgrade(w http.ResponseWriter, r *http.Request) {
 	out.URL.Scheme, out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
 	out.Host = p.cfg.Upstream.Host
 	p.headers.Request(out.Header, kindOf(r))
+	p.trace(out)
 	out, err := identify(out, p.cfg.Token)
 	if err != nil {
 		tunnel.Refuse(w, err)

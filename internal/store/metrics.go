@@ -28,5 +28,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 func (m *metrics) prove(kind string, asOf time.Time) {
+	m.breaks.WithLabelValues(kind) // shown as 0 until the first
 	m.proven.WithLabelValues(kind).Set(float64(asOf.UnixMilli()) / 1000)
 }

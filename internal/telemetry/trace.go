@@ -86,23 +86,34 @@ func Attribute(key, value string) attribute.KeyValue {
 	return attribute.String(key, access.Clip(value, MaxAttribute))
 }
 
-// Inject writes the trace of ctx, if it has one, into h (W3C Trace Context).
-// It belongs behind an allow-list: what a caller had sent under these names
-// must be gone.
-func Inject(ctx context.Context, h http.Header) {
-	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(h))
+// Inject writes the trace of ctx, if it has one, into the header of that name,
+// in the form of W3C Trace Context's traceparent. It belongs behind an
+// allow-list: what a caller had sent under that name must be gone.
+func Inject(ctx context.Context, h http.Header, name string) {
+	c := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, c)
+	if v := c[traceparent]; v != "" {
+		h.Set(name, v)
+	}
 }
 
-// Continue returns ctx with the trace that a trusted peer wrote into h, so that
-// the next span is a part of it.
-func Continue(ctx context.Context, h http.Header) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(h))
+// traceparent is the name that W3C Trace Context gives the header.
+const traceparent = "traceparent"
+
+// Continue returns ctx with the trace that a trusted peer wrote into the header
+// of that name, so that the next span is a part of it.
+func Continue(ctx context.Context, h http.Header, name string) context.Context {
+	values := h.Values(name)
+	if len(values) != 1 {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{traceparent: values[0]})
 }
 
-// Linked is for what an untrusted caller wrote into h: the next span links to
-// that trace, and has an id and a sampling decision of its own.
+// Linked is for what an untrusted caller wrote into its traceparent: the next
+// span links to that trace, and has an id and a sampling decision of its own.
 func Linked(h http.Header) trace.SpanStartOption {
-	remote := trace.SpanContextFromContext(Continue(context.Background(), h))
+	remote := trace.SpanContextFromContext(Continue(context.Background(), h, traceparent))
 	if !remote.IsValid() {
 		return trace.WithLinks()
 	}

@@ -23,6 +23,9 @@ const (
 	HeaderUpgrade  = "Sallyport-Upgrade"
 	HeaderMethod   = "Sallyport-Method"
 	HeaderUpgraded = "Sallyport-Upgraded"
+
+	// HeaderTrace is the gateway's span, as a traceparent (W3C Trace Context).
+	HeaderTrace = "Sallyport-Trace"
 )
 
 const privatePrefix = "sallyport"

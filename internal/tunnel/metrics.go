@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	if reg != nil {
 		reg.MustRegister(hubState{h})
 	}
-	return &metrics{
+	m := &metrics{
 		connects: make.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_tunnel_connects_total",
 			Help: "Agents' connections that were proven by a heartbeat and taken into service.",
@@ -42,6 +42,11 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 			Help: "Bytes on agents' connections, above TLS, sent to agents and received from them.",
 		}, []string{"direction"}),
 	}
+	// What has not happened yet is shown as 0, so that its first time is a change.
+	for _, v := range []string{"silent", "replaced", "drained", "expired", "shutdown", "lost"} {
+		m.disconnects.WithLabelValues(v)
+	}
+	return m
 }
 
 // disconnected counts the end of a connection.
