@@ -464,6 +464,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		ClusterAddress: s.clusterAddress,
 		CAHash:         s.authority.CAHash(),
 		Settled:        s.index.WaitFor,
+		Tunnel:         s.hub.Connected,
 		ClusterSettled: s.index.WaitForClusters,
 		CheckRanges: func(ranges []string) error {
 			_, err := s.tags.Set(ranges)

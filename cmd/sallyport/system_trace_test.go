@@ -35,7 +35,7 @@ type collector struct {
 func newCollector(t *testing.T) *collector {
 	t.Helper()
 	c := &collector{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		var request collectorv1.ExportTraceServiceRequest
 		if err != nil || r.URL.Path != "/v1/traces" || proto.Unmarshal(body, &request) != nil {
@@ -60,6 +60,8 @@ func newCollector(t *testing.T) *collector {
 		}
 		w.Header().Set("Content-Type", "application/x-protobuf")
 	}))
+	c.Config.SetKeepAlivesEnabled(false) // or connections would outlive the servers
+	c.Start()
 	t.Cleanup(c.Close)
 	return c
 }

@@ -61,7 +61,7 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 	if err != nil {
 		return reply{}, err
 	}
-	agent := c.feeds.presence(cluster.Value.UID)
+	agent := c.agent(cluster.Value.UID)
 	s := agentStatus{
 		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Value.Generation, JoinIssued: cluster.Value.JoinIssued,
 		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.Value.UID,
@@ -81,6 +81,17 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 		s.Reported = agent.reported.UTC().Format(time.RFC3339Nano)
 	}
 	return reply{status: http.StatusOK, body: q.extension(s)}, nil
+}
+
+// agent is what is known of a cluster's agent. A feed that is wedged, open and
+// without life, is not noticed here until the network gives it up; a proxy's
+// tunnel has heartbeats, so it says whether the proxy is there.
+func (c *ControlPlane) agent(clusterUID string) presence {
+	p := c.feeds.presence(clusterUID)
+	if c.cfg.Tunnel != nil && c.cfg.Tunnel(clusterUID) == 0 {
+		p.proxy = half{}
+	}
+	return p
 }
 
 type joinToken struct {

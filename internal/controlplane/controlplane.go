@@ -75,6 +75,10 @@ type Config struct {
 	// wraps [access.ErrInvalid]. Nil: policies cannot have any.
 	CheckRanges func(ranges []string) error
 
+	// Tunnel says how many live connections a cluster's proxy has. Nil: the
+	// proxy's feed alone says whether it is there.
+	Tunnel func(clusterUID string) int
+
 	// AgentTimeout is how long a binding's write waits for the cluster's
 	// agent; default 60 s.
 	AgentTimeout time.Duration
