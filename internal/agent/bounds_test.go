@@ -66,6 +66,7 @@ func TestRunCutsWithoutTheFeed(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- k.Run(ctx) }()
+		synctest.Wait() // it has nothing to wait for yet
 		b := desired(t, "B1", "u1", 1, 1, "a")
 		b.ExpiresOn = began.Add(90 * time.Minute)
 		k.Update(state(b, desired(t, "B2", "u2", 1, 1, "a")))

@@ -163,6 +163,7 @@ func TestRunCutsAtTheEnd(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- x.Run(ctx) }()
+		synctest.Wait() // it has nothing to wait for yet
 
 		put := func(b access.RoleBinding) {
 			x.UpdateBindings(authorize.Update[access.RoleBinding]{Changed: []access.RoleBinding{b}, AsOf: time.Now()})
