@@ -17,7 +17,7 @@ import (
 type manifestFlags struct {
 	name, roles, tokenFile string
 	image, prefix          string
-	reenrol                bool
+	reenrol, helmValues    bool
 	token                  client.JoinTokenParameters
 }
 
@@ -38,7 +38,9 @@ cluster's agent needs none, and none is issued; so apply the YAML again to chang
 --reset one that any cluster's may, for when the service-account keys were rotated or are
 gone, or the cluster is another.`,
 		Example: `  sallyport agent manifest -g sallyport -n prod --roles mlworkload,backup-operator | kubectl apply -f -
-  sallyport agent manifest --join-token-file join-token --roles all > agent.yaml`,
+  sallyport agent manifest --join-token-file join-token --roles all > agent.yaml
+  sallyport agent manifest -g sallyport -n prod --roles mlworkload --helm-values |
+    helm install sallyport-agent deploy/helm/sallyport-agent -n sallyport-system --create-namespace -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.printManifest(cmd.Context(), f) },
 	}
@@ -48,6 +50,7 @@ gone, or the cluster is another.`,
 	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent; there is no published one, see deploy/Dockerfile")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+access.DefaultPrefix+")")
 	cmd.Flags().BoolVar(&f.reenrol, "reenrol", false, "issue a join token although the cluster is enrolled; its agent proves that it is the same cluster")
+	cmd.Flags().BoolVar(&f.helmValues, "helm-values", false, "print values for the Helm chart in deploy/helm/sallyport-agent instead")
 	addResetFlag(cmd, &f.token)
 	cmd.MarkFlagsMutuallyExclusive("join-token-file", "reenrol", "reset")
 	mustRequire(cmd, "roles")
@@ -68,7 +71,11 @@ func (c *cli) printManifest(ctx context.Context, f manifestFlags) error {
 		return err
 	}
 	options.Image, options.Prefix, options.Roles = f.image, f.prefix, roles
-	manifest, err := rbac.Manifest(options)
+	write := rbac.Manifest
+	if f.helmValues {
+		write = rbac.HelmValues
+	}
+	manifest, err := write(options)
 	if err != nil {
 		return err
 	}

@@ -308,6 +308,13 @@ func (s *system) install(cluster, roles string, flags ...string) *installed {
 	if out, stderr, err := kube.kubectl(s.t, manifest, "apply", "-f", "-"); err != nil {
 		s.t.Fatalf("apply the manifest: %v\n%s%s", err, out, stderr)
 	}
+	return s.pods(cluster)
+}
+
+// pods takes what the pods of the two deployments in the cluster would get.
+func (s *system) pods(cluster string) *installed {
+	s.t.Helper()
+	kube := s.cluster()
 	a := &installed{s: s, cluster: cluster, kube: kube, dir: s.t.TempDir(), args: map[string][]string{}, halves: map[string]*process{}}
 	ctx, cancel := context.WithTimeout(s.t.Context(), soon)
 	defer cancel()

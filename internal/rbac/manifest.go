@@ -2,6 +2,7 @@ package rbac
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
@@ -79,27 +81,18 @@ func checkPrefix(prefix string) error {
 // Manifest returns the YAML that installs the agent: every object with the
 // reason for it. The error wraps [access.ErrInvalid] and names the option.
 func Manifest(o ManifestOptions) ([]byte, error) {
-	if o.Prefix == "" {
-		o.Prefix = access.DefaultPrefix
-	}
-	if o.Namespace == "" {
-		o.Namespace = access.AgentNamespace
-	}
-	if o.Image == "" {
-		o.Image = DefaultImage
-	}
-	if err := o.check(); err != nil {
+	if err := o.fill(); err != nil {
 		return nil, err
 	}
 	t, err := template.New("manifest").Option("missingkey=error").Funcs(template.FuncMap{
-		"q": quote, "list": quoteList,
+		"toJson": toJSON, // by Helm's name: the chart executes this very text
 	}).Parse(manifestText)
 	if err != nil {
 		return nil, fmt.Errorf("manifest template: %w", err)
 	}
 	var out bytes.Buffer
 	err = t.Execute(&out, map[string]any{
-		"O":                 o,
+		"O":                 o.data(),
 		"RolePrefix":        rolePrefix(o.Prefix),
 		"RoleBindingPrefix": roleBindingPrefix(o.Prefix),
 		"UserPrefix":        access.User(o.Prefix, ""),
@@ -115,6 +108,72 @@ func Manifest(o ManifestOptions) ([]byte, error) {
 		return nil, fmt.Errorf("the manifest written does not read back: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// data is what the manifest's text calls O. The Helm chart makes the same of its
+// values, in templates/_data.tpl.
+func (o ManifestOptions) data() map[string]any {
+	var roles []map[string]any
+	for _, role := range o.Roles {
+		var rules []map[string]any
+		for _, r := range role.Rules {
+			rules = append(rules, map[string]any{
+				"verbs": r.Verbs, "apiGroups": r.APIGroups, "resources": r.Resources,
+				"resourceNames": r.ResourceNames, "nonResourceURLs": r.NonResourceURLs,
+			})
+		}
+		roles = append(roles, map[string]any{"sourceResourceType": role.SourceResourceType, "name": role.Name, "rules": rules})
+	}
+	data := map[string]any{
+		"Gateway": o.Gateway, "ClusterID": o.ClusterID.String(), "CAHash": o.CAHash, "Image": o.Image,
+		"Prefix": o.Prefix, "Namespace": o.Namespace, "CreateNamespace": true, "Roles": roles,
+		"JoinToken": o.JoinToken, "JoinSecret": "", "Replicas": proxies, "Budget": true,
+		// Owners who need these use the chart.
+		"Resources": nil, "NodeSelector": nil, "Tolerations": nil, "PriorityClass": "",
+	}
+	if o.JoinToken != "" {
+		data["JoinSecret"] = "sallyport-join"
+	}
+	return data
+}
+
+// proxies is how many there are, so that one may stop.
+const proxies = 2
+
+// HelmValues returns the values, as YAML, with which the chart in
+// deploy/helm/sallyport-agent installs what [Manifest] writes, but for the
+// namespace, which Helm makes. The error is as Manifest's; a role that is not in
+// the shipped catalogue is one, since the chart brings that alone.
+func HelmValues(o ManifestOptions) ([]byte, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	shipped, err := access.Catalogue()
+	if err != nil {
+		return nil, err
+	}
+	var roles []string
+	for _, role := range o.Roles {
+		if !slices.ContainsFunc(shipped, func(s access.Role) bool { return reflect.DeepEqual(s, role) }) {
+			return nil, fmt.Errorf("role %s is not a shipped one, and the chart has no others: %w", role.QualifiedName(), access.ErrInvalid)
+		}
+		roles = append(roles, role.QualifiedName())
+	}
+	values := map[string]any{
+		"gateway": o.Gateway, "clusterId": o.ClusterID.String(), "caHash": o.CAHash, "image": o.Image, "prefix": o.Prefix, "roles": roles,
+	}
+	if o.JoinToken != "" {
+		values["joinToken"] = o.JoinToken
+	}
+	return yaml.Marshal(values)
+}
+
+// fill sets what was left out and checks the rest.
+func (o *ManifestOptions) fill() error {
+	o.Prefix = cmp.Or(o.Prefix, access.DefaultPrefix)
+	o.Namespace = cmp.Or(o.Namespace, access.AgentNamespace)
+	o.Image = cmp.Or(o.Image, DefaultImage)
+	return o.check()
 }
 
 func (o ManifestOptions) check() error {
@@ -196,6 +255,14 @@ func riskOf(role access.Role) string {
 	return ""
 }
 
+// toJSON writes a string or a list of strings.
+func toJSON(v any) (string, error) {
+	if list, ok := v.([]string); ok {
+		return quoteList(list)
+	}
+	return quote(fmt.Sprint(v))
+}
+
 // quote writes a JSON string, which YAML reads as a double-quoted one: no value
 // can end its line, start a comment or become another type.
 func quote(s string) (string, error) {
@@ -237,7 +304,7 @@ func readBack(text []byte, o ManifestOptions) error {
 			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{},
 			"ValidatingAdmissionPolicy":        &admissionv1.ValidatingAdmissionPolicy{},
 			"ValidatingAdmissionPolicyBinding": &admissionv1.ValidatingAdmissionPolicyBinding{},
-			"Deployment":                       &appsv1.Deployment{},
+			"Deployment":                       &appsv1.Deployment{}, "PodDisruptionBudget": &policyv1.PodDisruptionBudget{},
 		}[head.Kind]
 		if object == nil {
 			return fmt.Errorf("unexpected kind %q", head.Kind)
@@ -259,6 +326,7 @@ func readBack(text []byte, o ManifestOptions) error {
 	want := map[string]int{
 		"Namespace": 1, "ServiceAccount": 2, "ClusterRole": 3, "ClusterRoleBinding": 3,
 		"ValidatingAdmissionPolicy": 2, "ValidatingAdmissionPolicyBinding": 2, "Deployment": 2,
+		"PodDisruptionBudget": 1,
 	}
 	if o.JoinToken != "" {
 		want["Secret"] = 1
