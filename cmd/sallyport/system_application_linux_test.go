@@ -371,11 +371,13 @@ func (a *application) testUpgrade(t *testing.T) {
 func makeEndpoints(t *testing.T, admin *kubernetes.Clientset, service, port string, number int32, pod *corev1.Pod) {
 	t.Helper()
 	ref := &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: pod.Name, UID: pod.UID}
-	//nolint:staticcheck // deprecated, and what services/proxy of 1.36 still reads
-	if _, err := admin.CoreV1().Endpoints("default").Create(t.Context(), &corev1.Endpoints{
+	//lint:ignore SA1019 it is deprecated, and what services/proxy of 1.36 still reads
+	endpoints := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Name: service},
-		Subsets:    []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: appIP, TargetRef: ref}}, Ports: []corev1.EndpointPort{{Name: port, Port: number}}}},
-	}, metav1.CreateOptions{}); err != nil {
+		//lint:ignore SA1019 as above
+		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: appIP, TargetRef: ref}}, Ports: []corev1.EndpointPort{{Name: port, Port: number}}}},
+	}
+	if _, err := admin.CoreV1().Endpoints("default").Create(t.Context(), endpoints, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := admin.DiscoveryV1().EndpointSlices("default").Create(t.Context(), endpointSlice(service, port, number, ref), metav1.CreateOptions{}); err != nil {
