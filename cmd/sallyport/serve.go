@@ -144,7 +144,7 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 			Handler:           http.HandlerFunc(s.serveWeb),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    96 << 10,
+			MaxHeaderBytes:    tunnel.HeaderLimit + 32<<10, // and an address; the gateway itself refuses more headers
 			ErrorLog:          s.httpLog(),
 			HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReceiveBufferPerConnection: 4<<20 - 1, MaxReceiveBufferPerStream: 1 << 20},
 		},

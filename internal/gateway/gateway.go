@@ -172,6 +172,9 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if malformed != nil {
 		return adm, malformed
 	}
+	if size := tunnel.HeaderSize(r.Header); size > tunnel.HeaderLimit {
+		return adm, fmt.Errorf("%w: %d bytes with 32 for each field, more than %d", errHeadersTooLarge, size, tunnel.HeaderLimit)
+	}
 	rec.Cluster, rec.Path = t.cluster.String(), access.Clip(t.path, 1024)
 	if adm.info, err = requestinfo.Parse(r.Method, t.path, t.query); err != nil {
 		return adm, err

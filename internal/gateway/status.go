@@ -26,6 +26,9 @@ type statusDetails struct {
 	RetryAfterSeconds int `json:"retryAfterSeconds,omitempty"`
 }
 
+// errHeadersTooLarge is answered with 431 (RFC 6585, 5).
+var errHeadersTooLarge = errors.New("the request's headers are too large")
+
 // refusal is what a request is answered when it is not forwarded.
 type refusal struct {
 	requestID string
@@ -45,6 +48,8 @@ func refuse(w http.ResponseWriter, r refusal) {
 	err := r.err
 	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: access.Message(err)}
 	switch {
+	case errors.Is(err, errHeadersTooLarge):
+		s.Code, s.Reason = http.StatusRequestHeaderFieldsTooLarge, "RequestHeaderFieldsTooLarge"
 	case errors.Is(err, errMisdirected):
 		s.Code, s.Reason = http.StatusMisdirectedRequest, "MisdirectedRequest"
 	case errors.Is(err, access.ErrInvalid):

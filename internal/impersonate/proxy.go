@@ -61,15 +61,17 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{cfg: cfg, headers: tunnel.NewAllowList()}
 	p.plain = &http.Transport{
-		Proxy:                 nil, // the API server is dialled directly, whatever the environment says
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSClientConfig:       cfg.TLS.Clone(),
-		TLSHandshakeTimeout:   10 * time.Second,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		DisableCompression:    true, // the bytes of the API server, as they are
-		ResponseHeaderTimeout: 0,    // a watch may take its time; the client's deadline travels
+		Proxy:               nil, // the API server is dialled directly, whatever the environment says
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:     cfg.TLS.Clone(),
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     90 * time.Second,
+		// What the gateway would not take; the connection to it is for others too.
+		MaxResponseHeaderBytes: tunnel.HeaderLimit,
+		DisableCompression:     true, // the bytes of the API server, as they are
+		ResponseHeaderTimeout:  0,    // a watch may take its time; the client's deadline travels
 	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:    p.rewrite,

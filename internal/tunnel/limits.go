@@ -5,6 +5,22 @@ import (
 	"time"
 )
 
+// HeaderLimit is the most header of a request that goes through a tunnel, as
+// HTTP/2 counts it: name, value and 32 bytes a field (RFC 9113, 6.5.2). It lets
+// 64 KiB pass in 500 fields.
+const HeaderLimit = 80 << 10
+
+// HeaderSize returns the size of h in that count.
+func HeaderSize(h http.Header) int {
+	size := 0
+	for name, values := range h {
+		for _, value := range values {
+			size += len(name) + len(value) + 32
+		}
+	}
+	return size
+}
+
 // The bounds of a connection.
 const (
 	// maxStreams is how many requests, watches and upgrades one connection
@@ -39,9 +55,10 @@ const (
 	// everyone up for seconds on a slow uplink.
 	frameSize = 64 << 10
 
-	// maxHeaderBytes lets headers of 64 KiB pass, with room for our own and for
-	// what HTTP/2 adds in its count (32 bytes a field).
-	maxHeaderBytes = 96 << 10
+	// maxHeaderBytes lets [HeaderLimit] pass in either direction, with an address
+	// of 32 KiB and room for our own headers: the ends refuse what is larger, so
+	// that HTTP/2 need not.
+	maxHeaderBytes = 128 << 10
 )
 
 // The bounds of liveness. Silence is counted in ticks of our own clock: a
