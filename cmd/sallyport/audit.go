@@ -174,6 +174,8 @@ func (e *event) add(r client.AuditRecord) {
 // verdict is the word for what became of it.
 func (e *event) verdict() string {
 	switch {
+	case e.ended && e.Reason != "" && e.Status >= 400: // by the gateway or the agent, after the decision
+		return "REFUSED"
 	case e.Stage == "revoked", e.ended && e.Reason != "" && e.Reason != context.Canceled.Error():
 		return "cut"
 	case e.Allowed != nil && !*e.Allowed:

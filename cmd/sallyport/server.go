@@ -440,6 +440,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Remote:           s.addresses.remote,
 		Audit:            s.record,
 		Records:          s.audit,
+		Explain:          s.gateway.Explain,
 		Metrics:          s.registry,
 		Tracer:           s.traces.tracer,
 		Catalogue:        catalogue,

@@ -237,7 +237,7 @@ func (ask auditQuery) matches(r audit.Record) bool {
 func isRefusal(r audit.Record) bool {
 	switch r.Stage {
 	case audit.Complete:
-		return r.Status == http.StatusForbidden || r.Status == http.StatusUnauthorized || r.Reason != ""
+		return r.Status == http.StatusForbidden || r.Status == http.StatusUnauthorized || r.Reason != "" && r.Reason != context.Canceled.Error()
 	case audit.Revoked:
 		return true
 	}

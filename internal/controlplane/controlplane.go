@@ -37,6 +37,9 @@ type Config struct {
 	Audit audit.Log
 	// Records reads the audit log to owners. Nil: not served.
 	Records AuditReader
+	// Explain says what would become of a request of p, which nobody makes. The
+	// id is the question's. Nil: not served.
+	Explain func(ctx context.Context, p access.Principal, cluster access.ResourceID, q access.Question, id string) access.Explanation
 
 	// Catalogue holds the roles that bindings may name, in the order listed.
 	Catalogue []access.Role

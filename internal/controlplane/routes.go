@@ -85,6 +85,8 @@ func (c *ControlPlane) table() []route {
 		{put, binding + policy, owner, c.putPolicy},
 		{del, binding + policy, owner, c.deletePolicy},
 
+		{post, cluster + ours + "/gateways/default/explain", owner, c.postExplain},
+
 		{get, agent, owner, c.getAgent},
 		{post, agent + "/joinToken", owner, c.postJoinToken},
 		{post, agent + "/enrol", open, c.postEnrol},

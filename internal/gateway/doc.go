@@ -21,6 +21,10 @@
 // other part of a server answers on such a host. A request ends a grace after
 // its token has expired, also in the middle of a watch or an exec.
 //
+// Explain answers, by the same code, what would become of a request that nobody
+// makes; to the cluster it sends one SelfSubjectAccessReview as the binding's
+// user, and nothing else.
+//
 // A request's path is read once and its bytes are forwarded as they were
 // authorised, never cleaned (checklist, item 10). Headers pass by allow-list
 // in both directions (items 2 and 28).

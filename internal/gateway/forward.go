@@ -43,7 +43,7 @@ func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID
 		Transport:  adm.to,
 		BufferPool: g.buffers,
 		ErrorLog:   g.debug,
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
 			g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
 		},
 	}
@@ -72,7 +72,7 @@ func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, re
 
 // forwardFailed answers a request whose forwarding failed before an answer
 // began.
-func (g *Gateway) forwardFailed(w http.ResponseWriter, ctx context.Context, r refusal) {
+func (g *Gateway) forwardFailed(w *recorder, ctx context.Context, r refusal) {
 	err := r.err
 	if cause := context.Cause(ctx); cause != nil && (errors.Is(cause, access.ErrForbidden) || errors.Is(cause, errTokenEnded)) {
 		err = cause // cut by a revocation, or with its token
@@ -235,6 +235,7 @@ type recorder struct {
 	status   int
 	bytes    int64
 	received int64 // of bytes, those that an upgraded stream brought from the client
+	refused  error // why the answer is ours and not the cluster's; nil if it is not
 }
 
 // Unwrap serves [http.ResponseController].

@@ -127,6 +127,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.Status, rec.Bytes, rec.Duration = answer.status, answer.bytes, g.cfg.Now().Sub(start)
 		if seen.cause = context.Cause(ctx); seen.cause != nil {
 			rec.Reason = seen.cause.Error()
+		} else if answer.refused != nil {
+			rec.Reason = answer.refused.Error()
 		}
 		if err := g.record(audit.Complete, rec, nil); err != nil {
 			g.cfg.Logger.Error("completion not recorded", "request", rec.ID, "error", err)
@@ -206,9 +208,13 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	}
 	rec.Binding, rec.BindingUID, rec.Roles = adm.grant.Binding, adm.grant.BindingUID, adm.grant.Roles
 	if adm.to, err = g.cfg.To(adm.grant.ClusterUID); err != nil {
-		return adm, fmt.Errorf("no agent of cluster %s is connected: %w", t.cluster.Name(), access.ErrUnavailable)
+		return adm, errNoAgent(t.cluster)
 	}
 	return adm, nil
+}
+
+func errNoAgent(cluster access.ResourceID) error {
+	return fmt.Errorf("no agent of cluster %s is connected: %w", cluster.Name(), access.ErrUnavailable)
 }
 
 // describe notes what Kubernetes takes the request to be. Only what the client

@@ -21,8 +21,13 @@ func (g *Gateway) origin(r *http.Request, rec *audit.Record) (netip.Addr, error)
 	if err != nil {
 		return from, err
 	}
+	return from, g.serves(from)
+}
+
+// serves refuses an address that nobody may ask from.
+func (g *Gateway) serves(from netip.Addr) error {
 	if g.cfg.From != nil && !g.cfg.From(from) {
-		return from, fmt.Errorf("the source address %s is not among those that this gateway serves (--allow-from): %w", from, access.ErrForbidden)
+		return fmt.Errorf("the source address %s is not among those that this gateway serves (--allow-from): %w", from, access.ErrForbidden)
 	}
-	return from, nil
+	return nil
 }

@@ -37,7 +37,8 @@ type refusal struct {
 }
 
 // refuse counts and answers a refusal of one of the gateway's steps.
-func (g *Gateway) refuse(w http.ResponseWriter, step string, r refusal) {
+func (g *Gateway) refuse(w *recorder, step string, r refusal) {
+	w.refused = r.err
 	g.metrics.refused(step, r.err)
 	refuse(w, r)
 }
@@ -74,7 +75,9 @@ func refuse(w http.ResponseWriter, r refusal) {
 		s.Code, s.Reason = http.StatusInternalServerError, "InternalError"
 		s.Message = "internal error"
 	}
-	s.Message += " (request " + r.requestID + ")"
+	// It helps an owner only, who has to ask the control plane; a caller learns
+	// nothing by it that he was not told already.
+	s.Message += " (request " + r.requestID + "; the cluster's owner learns more with 'sallyport explain " + r.requestID + "')"
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
