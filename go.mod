@@ -3,6 +3,7 @@ module github.com/sallyport/sallyport
 go 1.26.8
 
 require (
+	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/google/uuid v1.6.0
 	github.com/pires/go-proxyproto v0.15.0

@@ -2,10 +2,14 @@ package addresses_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -212,11 +216,21 @@ func TestStoredSet(t *testing.T) {
 	}
 }
 
+// FuzzServiceTags: of a file that is taken, each tag contains what the plainest
+// reader finds below its name, and nothing else: the reader reads every list
+// anew and compares with each of its ranges in turn.
 func FuzzServiceTags(f *testing.F) {
-	f.Add(sample)
-	f.Add(`{"values":[{"name":"A","properties":{"addressPrefixes":["10.0.0.0/8"]}}]}`)
-	f.Add(`{"values":[{"name":"A","properties":{"addressPrefixes":["::ffff:10.0.0.1/97"]}}]}`)
-	f.Fuzz(func(t *testing.T, text string) {
+	for _, text := range []string{
+		sample, "\ufeff" + sample,
+		`{"values":[{"name":"A","properties":{"addressPrefixes":["10.0.0.0/8"]}}]}`,
+		`{"values":[{"name":"A","properties":{"addressPrefixes":["10.0.0.0/8","10.0.0.1","10.128.0.0/9","::/0"]}},{"name":"a.B"}]}`,
+		`{"values":[{"name":"A","properties":{"addressPrefixes":["::ffff:10.0.0.1/97"]}}]}`,
+		`{"values":[{"name":"A","NAME":"B"}]}`, `{"values":[null]}`, `{"values":[{"name":"A","properties":null}]}`,
+	} {
+		f.Add(text, "10.0.0.1")
+		f.Add(text, "::ffff:192.0.2.65")
+	}
+	f.Fuzz(func(t *testing.T, text, address string) {
 		tags, err := addresses.ParseServiceTags(strings.NewReader(text))
 		if err != nil {
 			if !errors.Is(err, access.ErrInvalid) {
@@ -224,10 +238,42 @@ func FuzzServiceTags(f *testing.F) {
 			}
 			return
 		}
-		if s, err := tags.Set([]string{"A"}); err == nil {
-			s.Contains(addr(t, "10.0.0.1"))
+		var file struct {
+			Values []struct {
+				Name       string
+				Properties struct{ AddressPrefixes []string }
+			}
+		}
+		if err := json.Unmarshal([]byte(strings.TrimPrefix(text, "\ufeff")), &file); err != nil {
+			t.Fatalf("%q: taken, and is not JSON: %v", text, err)
+		}
+		at, err := netip.ParseAddr(address)
+		if err != nil {
+			at = netip.MustParseAddr("10.0.0.1")
+		}
+		for _, tag := range file.Values {
+			s, err := tags.Set([]string{strings.ToUpper(tag.Name)})
+			if err != nil {
+				t.Fatalf("%q: tag %q: %v", text, tag.Name, err)
+			}
+			want := slices.ContainsFunc(tag.Properties.AddressPrefixes, func(text string) bool { return within(t, text, at) })
+			if got := s.Contains(at); got != want {
+				t.Fatalf("%q: tag %q contains %s: %v, want %v", text, tag.Name, at, got, want)
+			}
 		}
 	})
+}
+
+// within compares an address and a range bit by bit, with package net's code.
+func within(t *testing.T, text string, at netip.Addr) bool {
+	if !strings.Contains(text, "/") {
+		return net.ParseIP(text).Equal(net.ParseIP(at.WithZone("").String()))
+	}
+	_, network, err := net.ParseCIDR(text)
+	if err != nil {
+		t.Fatalf("taken, and is not a range: %v", err)
+	}
+	return network.Contains(net.ParseIP(at.WithZone("").String()))
 }
 
 // BenchmarkParseServiceTags reads a file as large as the public cloud's.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/enroll"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 func TestJoinTokenWorksOnce(t *testing.T) {
@@ -217,31 +218,53 @@ func TestJoinTokenHidesItsSecret(t *testing.T) {
 	}
 }
 
+// FuzzParseJoinToken: what is taken is written back to the same bytes, and a
+// strict reader of JSON finds the same in it. With encoded set the text is the
+// token as a user pastes it, else the JSON inside it.
 func FuzzParseJoinToken(f *testing.F) {
-	wrap := func(s string) string { return "sallyport-join-v1." + base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	const prefix = "sallyport-join-v1."
+	wrap := func(s string) string { return prefix + base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	secret := base64.StdEncoding.EncodeToString(make([]byte, 32))
 	good := `{"address":"gw.example.com:443","clusterId":"` + clusterText + `","clusterUid":"` + clusterUID + `","caHash":"sha256:` + strings.Repeat("0a", 32) + `","id":"` + clusterUID + `","secret":"` + secret + `"}`
 	if _, err := enroll.ParseJoinToken(wrap(good)); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(wrap(good))
-	f.Add(wrap(good + " "))
-	f.Add(wrap(good) + "=")
-	f.Add(wrap(good) + "\n")
-	f.Add(wrap(strings.Replace(good, `"id"`, `"ID"`, 1)))
-	f.Add(wrap(strings.Replace(good, `{`, `{"address":"evil:1",`, 1)))
-	f.Add(wrap(strings.Replace(good, ":443", ":0443", 1)))
-	f.Add(wrap(strings.Replace(good, "gw.example.com", "user@evil", 1)))
-	f.Fuzz(func(t *testing.T, s string) {
+	for _, text := range []string{
+		good, good + " ", good + good, strings.Replace(good, `"id"`, `"ID"`, 1), strings.Replace(good, `{`, `{"address":"evil:1",`, 1),
+		strings.Replace(good, ":443", ":0443", 1), strings.Replace(good, "gw.example.com", "user@evil", 1), strings.Replace(good, "gw.example.com", "[2001:db8::1]", 1), strings.Replace(good, "AAAA", "A\nAA", 1),
+	} {
+		f.Add(text, false)
+		f.Add(wrap(text), true)
+	}
+	f.Add(wrap(good)+"=", true)
+	f.Add(wrap(good)+"\n", true)
+	f.Fuzz(func(t *testing.T, s string, encoded bool) {
+		if !encoded {
+			s = wrap(s)
+		}
 		token, err := enroll.ParseJoinToken(s)
 		if err != nil {
-			if !errors.Is(err, access.ErrInvalid) {
+			if !errors.Is(err, access.ErrInvalid) || len(err.Error()) > 2000 || strings.Contains(err.Error(), secret) {
 				t.Errorf("error of another kind: %v", err)
 			}
 			return
 		}
 		if token.Text() != s {
 			t.Errorf("%q is written as %q", s, token.Text())
+		}
+		text, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(s, prefix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again struct{ Address, ClusterID, ClusterUID, CAHash, ID, Secret string }
+		if err := strictjson.Decode(text, strictjson.Rules{MaxDepth: 1, FoldCase: true}, &again); err != nil {
+			t.Fatalf("%q: a strict reader says %v", text, err)
+		}
+		if again.Address != token.Address || again.ClusterID != token.ClusterID.String() || again.ClusterUID != token.ClusterUID || again.CAHash != token.CAHash || again.ID != token.ID {
+			t.Errorf("%q: we read %+v, a strict reader %+v", text, token, again)
+		}
+		if raw, err := base64.StdEncoding.Strict().DecodeString(again.Secret); err != nil || len(raw) != 32 || strings.Contains(token.String(), again.Secret) {
+			t.Errorf("the secret has %d bytes, %v, or shows in %s", len(raw), err, token)
 		}
 	})
 }
