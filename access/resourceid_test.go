@@ -133,7 +133,7 @@ func lookAlikes() (same, different []string) {
 	return same, different
 }
 
-func TestLookAlikeIDs(t *testing.T) {
+func TestItem15LookAlikeIDs(t *testing.T) {
 	want := parse(t, workspace)
 	same, different := lookAlikes()
 	if n := len(same) + len(different); n < 50 {

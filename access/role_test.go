@@ -20,7 +20,7 @@ func catalogue(t testing.TB) []access.Role {
 	return roles
 }
 
-func TestCatalogueIsTheReviewedOne(t *testing.T) {
+func TestItem25CatalogueIsTheReviewedOne(t *testing.T) {
 	var names []string
 	for _, r := range catalogue(t) {
 		names = append(names, r.QualifiedName())
@@ -102,7 +102,7 @@ func TestCheckRoleName(t *testing.T) {
 	}
 }
 
-func TestCheckBindingName(t *testing.T) {
+func TestItem06CheckBindingName(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"b": true, "B-1": true, "-": true, "-a-": true, "16987634996993c51c18b-7": true, strings.Repeat("a", 24): true,
 		"": false, strings.Repeat("a", 25): false, "a_b": false, "a.b": false, "a b": false, "a/b": false, "a:b": false, "a\r\nb": false,

@@ -69,8 +69,8 @@ func (s *streaming) openStreams(t *testing.T) []liveStream {
 	return streams
 }
 
-// TestSystemStreamsRevoked withdraws the consent under one stream of each kind.
-func TestSystemStreamsRevoked(t *testing.T) {
+// TestSystemItem26StreamsRevoked withdraws the consent under one stream of each kind.
+func TestSystemItem26StreamsRevoked(t *testing.T) {
 	s := newStreaming(t)
 	s.grant("streams", "aks:trustedaccess:ml", podRule("pods/attach", "pods/portforward"))
 	streams := s.openStreams(t)

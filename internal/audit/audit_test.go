@@ -129,7 +129,7 @@ func TestTornLastLineIsCutOff(t *testing.T) {
 	}
 }
 
-func TestNotWrittenIsAnError(t *testing.T) {
+func TestItem40NotWrittenIsAnError(t *testing.T) {
 	closed := open(t, filepath.Join(t.TempDir(), "audit.log"))
 	closed.Close()
 	files := map[string]*audit.File{"closed": closed}

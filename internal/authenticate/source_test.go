@@ -7,9 +7,9 @@ import (
 	"github.com/sallyport/sallyport/access"
 )
 
-// TestLookAlikes holds ids that look like the workspace's and are not:
+// TestItem15LookAlikes holds ids that look like the workspace's and are not:
 // each is refused, or is a resource id unequal to it (checklist item 15).
-func TestLookAlikes(t *testing.T) {
+func TestItem15LookAlikes(t *testing.T) {
 	const sub = "/subscriptions/55555555-5555-5555-5555-555555555555"
 	const group = sub + "/resourcegroups/rg"
 	const provider = group + "/providers/Microsoft.MachineLearningServices/workspaces"

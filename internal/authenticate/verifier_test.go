@@ -32,9 +32,9 @@ func TestReferenceToken(t *testing.T) {
 	}
 }
 
-// TestTraps is the corpus of checklist item 14: each token differs from one
+// TestItem14Traps is the corpus of checklist item 14: each token differs from one
 // that verifies in one respect.
-func TestTraps(t *testing.T) {
+func TestItem14Traps(t *testing.T) {
 	good := token(nil)
 	parts := strings.Split(good, ".")
 	head, body := header(), payload()
@@ -229,9 +229,9 @@ func TestUserToken(t *testing.T) {
 	}
 }
 
-// TestTwoIssuers: the same oid and sub from another issuer is another
+// TestItem16TwoIssuers: the same oid and sub from another issuer is another
 // principal, and no issuer's key signs for another (checklist item 16).
-func TestTwoIssuers(t *testing.T) {
+func TestItem16TwoIssuers(t *testing.T) {
 	clk := &clock{t: start}
 	a := newSource()
 	b := &source{body: jwks(jwkOf("b", &keyB().PublicKey))}
@@ -311,8 +311,8 @@ func TestBearerToken(t *testing.T) {
 	}
 }
 
-// TestLogsHoldNoToken is checklist items 17 and 39.
-func TestLogsHoldNoToken(t *testing.T) {
+// TestItem17LogsHoldNoToken is checklist items 17 and 39.
+func TestItem17LogsHoldNoToken(t *testing.T) {
 	var log bytes.Buffer
 	src := newSource()
 	clk := &clock{t: start}

@@ -494,7 +494,7 @@ func TestWaitFor(t *testing.T) {
 
 // Once UpdateBindings has returned, a deletion is in force: no grant made
 // before it holds, however grants and updates interleave (checklist, item 26).
-func TestNoGrantSurvivesItsDeletion(t *testing.T) {
+func TestItem26NoGrantSurvivesItsDeletion(t *testing.T) {
 	w := loaded(t)
 	const rounds = 300
 	ctx, cancel := context.WithCancel(context.Background())

@@ -147,8 +147,8 @@ func (c *countingCache) Put(_ string, s *tls.ClientSessionState) {
 	}
 }
 
-// TestSecondEnrolmentRetiresTheFirst is item 19 of the security checklist.
-func TestSecondEnrolmentRetiresTheFirst(t *testing.T) {
+// TestItem19SecondEnrolmentRetiresTheFirst is item 19 of the security checklist.
+func TestItem19SecondEnrolmentRetiresTheFirst(t *testing.T) {
 	g := newGateway(t)
 	g.mustEnrol(t)
 	credentials := g.credentials(t, enroll.RoleServe)
@@ -180,9 +180,9 @@ func TestSecondEnrolmentRetiresTheFirst(t *testing.T) {
 	}
 }
 
-// TestClientKnowsItsGateway is item 21: the right name under the wrong CA,
+// TestItem21ClientKnowsItsGateway is item 21: the right name under the wrong CA,
 // even one that the system trusts, is not the gateway.
-func TestClientKnowsItsGateway(t *testing.T) {
+func TestItem21ClientKnowsItsGateway(t *testing.T) {
 	g := newGateway(t)
 	g.mustEnrol(t)
 	config, err := g.credentials(t, enroll.RoleServe).TLS(t.Context(), enroll.ALPNTunnel)

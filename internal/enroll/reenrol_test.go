@@ -20,10 +20,10 @@ func (g *gateway) show(t *testing.T, token enroll.JoinToken, k *kube, iss string
 	return g.client(t).Enrol(t.Context(), token, iss, k.jwks(t), proof)
 }
 
-// TestStolenJoinToken: a source may read Secrets in the agent's namespace, and
+// TestItem19StolenJoinToken: a source may read Secrets in the agent's namespace, and
 // so an unused join token. With keys of its own it must not take the agent's
 // place, nor retire the agent.
-func TestStolenJoinToken(t *testing.T) {
+func TestItem19StolenJoinToken(t *testing.T) {
 	g := newGateway(t)
 	g.mustEnrol(t)
 	agent := g.credentials(t, enroll.RoleServe)

@@ -189,7 +189,7 @@ func TestRefusedDiscoveryIsText(t *testing.T) {
 }
 
 // Not recorded means refused, for every verb (checklist, item 40).
-func TestAuditFails(t *testing.T) {
+func TestItem40NotRecordedIsRefused(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LIST", "X"} {
 		r := newRig(t)
 		r.auditErr = fmt.Errorf("disk full: %w", access.ErrUnavailable)

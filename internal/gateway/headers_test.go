@@ -57,7 +57,7 @@ func spoofs() []string {
 	}
 }
 
-func TestSpoofedHeadersStop(t *testing.T) {
+func TestItem02SpoofedHeadersStop(t *testing.T) {
 	lines := spoofs()
 	if len(lines) < 40 {
 		t.Fatal("too few")
@@ -77,7 +77,7 @@ func TestSpoofedHeadersStop(t *testing.T) {
 
 // Connection lists name headers that a proxy then deletes (checklist, item 3):
 // whatever is listed, the claim arrives.
-func TestConnectionLists(t *testing.T) {
+func TestItem03ConnectionLists(t *testing.T) {
 	for _, list := range []string{
 		strings.Join(stamped(), ", "), strings.ToLower(strings.Join(stamped(), ",")), "close, Sallyport-Binding", "Authorization", "Accept, Content-Type, User-Agent, Host", "keep-alive, Impersonate-User, X-Remote-User", "Connection", ",,,", "sallyport-*",
 	} {
@@ -93,7 +93,7 @@ func TestConnectionLists(t *testing.T) {
 }
 
 // Impersonation is refused however it is spelled, and nothing is forwarded.
-func TestImpersonationIsRefused(t *testing.T) {
+func TestItem01ImpersonationIsRefused(t *testing.T) {
 	for _, line := range []string{
 		"Impersonate-User: system:admin", "impersonate-user: a", "IMPERSONATE-GROUP: system:masters", "Impersonate-Uid: 1", "Impersonate-Extra-Scopes: x", "Impersonate_User: a", "impersonate_group: a", "Impersonate: x",
 		"Sec-WebSocket-Protocol: v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.eA",

@@ -70,7 +70,7 @@ func tricks() (invalid, notFound []string) {
 		}
 }
 
-func TestTargetRefuses(t *testing.T) {
+func TestItem10TargetRefuses(t *testing.T) {
 	invalid, notFound := tricks()
 	for kind, targets := range map[error][]string{access.ErrInvalid: invalid, access.ErrNotFound: notFound} {
 		for _, target := range targets {

@@ -11,7 +11,7 @@ import (
 
 // Both records of a request say what Kubernetes takes it to be, and by which
 // roles of the binding.
-func TestRecordsSayWhatIsAsked(t *testing.T) {
+func TestItem11RecordsSayWhatIsAsked(t *testing.T) {
 	const exec = "/api/v1/namespaces/ns/pods/p/exec?command=secret"
 	want := audit.Record{APIGroup: "", Resource: "pods", Subresource: "exec", Namespace: "ns", Name: "p"}
 	for _, tc := range []struct {
@@ -52,7 +52,7 @@ func with(rec audit.Record, verb string) audit.Record {
 
 // What an API server could read in a second way is refused, and so is what may
 // not be upgraded (checklist, items 9 to 11); package requestinfo has them all.
-func TestRefusesWhatReadsInTwoWays(t *testing.T) {
+func TestItem10RefusesWhatReadsInTwoWays(t *testing.T) {
 	for _, tc := range []struct {
 		method, path string
 		upgrade      bool

@@ -238,7 +238,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestIdentity(t *testing.T) {
+func TestItem05IdentityIsWhole(t *testing.T) {
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		r := newRig(t, http2)
 		resp := r.do(t, nil)
@@ -259,7 +259,7 @@ func TestIdentity(t *testing.T) {
 
 // A gateway that was taken over sends what it likes; the API server sees the
 // one identity that the agent made (checklist, items 1 to 5 and 12).
-func TestNothingSuppliedSurvives(t *testing.T) {
+func TestItem01NothingSuppliedSurvives(t *testing.T) {
 	evil := listen(t)
 	defer evil.Close()
 	line := func(target string) string { return "GET " + target + " HTTP/1.1\r\nHost: " }
@@ -326,7 +326,7 @@ func TestRequestTrailersStop(t *testing.T) {
 }
 
 // What the agent cannot vouch for makes no call at all (checklist, item 4).
-func TestRefusalsMakeNoCall(t *testing.T) {
+func TestItem04RefusalsMakeNoCall(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		change func(*rig, *http.Request)
@@ -396,7 +396,7 @@ type closer struct {
 
 func (c *closer) Close() error { c.closed = true; return nil }
 
-func TestNoIdentityNoCall(t *testing.T) {
+func TestItem04NoIdentityNoCall(t *testing.T) {
 	calls := 0
 	rt := impersonate.NewRoundTripper(roundTrip(func(*http.Request) (*http.Response, error) { calls++; return nil, errors.New("called") }), func() (string, error) { return "token", nil })
 	body := &closer{Reader: strings.NewReader("x")}

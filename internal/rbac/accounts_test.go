@@ -103,7 +103,7 @@ func refused(t *testing.T, c kubernetes.Interface, policy string, attempts []att
 	}
 }
 
-func TestReconcilerAccountIsRefused(t *testing.T) {
+func TestItem25ReconcilerAccountIsRefused(t *testing.T) {
 	ctx := t.Context()
 	name, role := rbac.RoleBindingObject(prefix, "b", "r"), rbac.RoleObject(prefix, "b", "r")
 	user := userSubject(access.User(prefix, "b"))
@@ -220,7 +220,7 @@ func connect(sub, namespace string) func(context.Context, kubernetes.Interface) 
 }
 
 // The owner's ceiling does not depend on the policy.
-func TestCeilingWithoutPolicies(t *testing.T) {
+func TestItem25CeilingWithoutPolicies(t *testing.T) {
 	ctx := t.Context()
 	policies := dev.admin.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
 	t.Cleanup(func() {
@@ -260,7 +260,7 @@ func TestCeilingWithoutPolicies(t *testing.T) {
 	})
 }
 
-func TestProxyAccountIsRefused(t *testing.T) {
+func TestItem24ProxyAccountIsRefused(t *testing.T) {
 	ctx := t.Context()
 	r := run(t)
 	b := binding(t, "proxy-1", "uid-proxy-1", "mlworkload")

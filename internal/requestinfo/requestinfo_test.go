@@ -12,7 +12,7 @@ import (
 const pod = "/api/v1/namespaces/ns/pods/p"
 
 // Every spelling of one thing is that thing (checklist, item 11).
-func TestParse(t *testing.T) {
+func TestItem11EverySpelling(t *testing.T) {
 	exec := requestinfo.Info{APIVersion: "v1", Resource: "pods", Subresource: "exec", Namespace: "ns", Name: "p", IsResource: true}
 	pods := requestinfo.Info{APIVersion: "v1", Resource: "pods", Namespace: "ns", IsResource: true}
 	verb := func(i requestinfo.Info, verb string) requestinfo.Info { i.Verb = verb; return i }
@@ -90,7 +90,7 @@ func refused() []struct{ method, target string } {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestItem10ParseRefuses(t *testing.T) {
 	for _, tc := range refused() {
 		path, query, _ := strings.Cut(tc.target, "?")
 		if got, err := requestinfo.Parse(tc.method, path, query); !errors.Is(err, access.ErrInvalid) || got != (requestinfo.Info{}) {
@@ -110,7 +110,7 @@ func TestErrorsQuoteNoQueryValue(t *testing.T) {
 	}
 }
 
-func TestMayUpgrade(t *testing.T) {
+func TestItem09MayUpgrade(t *testing.T) {
 	for _, tc := range []struct {
 		path                 string
 		upgrade, application bool

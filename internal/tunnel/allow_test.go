@@ -33,7 +33,7 @@ func spoofs() []string {
 	}
 }
 
-func TestAllowListOfRequests(t *testing.T) {
+func TestItem02AllowListOfRequests(t *testing.T) {
 	plain := []string{"Accept", "Accept-Encoding", "Content-Encoding", "Content-Length", "Content-Type", "If-Match", "If-None-Match", "Kubectl-Command", "Range", "User-Agent"}
 	upgrading := []string{"Connection", "Sec-Websocket-Extensions", "Sec-Websocket-Key", "Sec-Websocket-Protocol", "Sec-Websocket-Version", "Upgrade", "X-Stream-Protocol-Version"}
 	list := tunnel.NewAllowList()
@@ -83,7 +83,7 @@ func TestAllowListOfResponses(t *testing.T) {
 	}
 }
 
-func TestSpoofsIdentity(t *testing.T) {
+func TestItem01SpoofsIdentity(t *testing.T) {
 	for name, want := range map[string]bool{
 		"Impersonate-User": true, "impersonate-user": true, "IMPERSONATE-GROUP": true, "Impersonate-Uid": true, "Impersonate-Extra-X": true, "impersonate_user": true, "Impersonate": true, "ImpersonateX": true,
 		"X-Impersonate-User": false, "Accept": false, "Imperson": false, "": false,

@@ -38,7 +38,7 @@ func TestClaimRoundTrip(t *testing.T) {
 	}
 }
 
-func TestReadClaimRefuses(t *testing.T) {
+func TestItem06ReadClaimRefuses(t *testing.T) {
 	for name, change := range map[string]func(http.Header){
 		"nothing":           func(h http.Header) { clear(h) },
 		"no binding":        func(h http.Header) { h.Del(tunnel.HeaderBinding) },

@@ -506,7 +506,7 @@ func (g *gateway) lose(t *testing.T, agent string) {
 	g.joined[agent]()
 }
 
-func TestGenerations(t *testing.T) {
+func TestItem19NewestGenerationWins(t *testing.T) {
 	g := newGateway(t)
 	peer := func(generation int64, agent string) tunnel.Peer {
 		return tunnel.Peer{ClusterUID: uid, Generation: generation, Agent: agent}
@@ -591,7 +591,7 @@ func TestDialRefusesNonsense(t *testing.T) {
 	}
 }
 
-func TestDialPinsTheCA(t *testing.T) {
+func TestItem21DialPinsTheCA(t *testing.T) {
 	g, other := newGateway(t), newAuthority(t)
 	tried := make(chan struct{}, 100)
 	var log lockedBuffer

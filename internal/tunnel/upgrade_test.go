@@ -406,7 +406,7 @@ func TestUpgradeAnswersThatMakeNoSense(t *testing.T) {
 	}
 }
 
-func TestUpgradeRequest(t *testing.T) {
+func TestItem09UpgradeRequest(t *testing.T) {
 	for name, tc := range map[string]struct {
 		request string
 		proto   string
