@@ -19,15 +19,23 @@ type Operation struct {
 	Resource ResourceID `json:"resource"`
 	// UID and Generation of what was written: the operation is about that
 	// generation and no other.
-	UID        string          `json:"uid"`
-	Generation int64           `json:"generation"`
-	Delete     bool            `json:"delete,omitempty"`
-	Location   string          `json:"location"`
-	Status     OperationStatus `json:"status"`
-	Start      time.Time       `json:"start"`
-	End        time.Time       `json:"end,omitzero"`
+	UID        string `json:"uid"`
+	Generation int64  `json:"generation"`
+	Delete     bool   `json:"delete,omitempty"`
+	// By is who started the deletion of a resource group, for the records of
+	// what goes with it.
+	By       Consent         `json:"by,omitzero"`
+	Location string          `json:"location"`
+	Status   OperationStatus `json:"status"`
+	Start    time.Time       `json:"start"`
+	End      time.Time       `json:"end,omitzero"`
 	// Deadline is when the operation fails if the cluster has not answered.
 	Deadline time.Time `json:"deadline,omitzero"`
 	Code     string    `json:"code,omitempty"` // of a failure
 	Message  string    `json:"message,omitempty"`
+}
+
+// OfGroup reports whether the operation is the deletion of a resource group.
+func (o Operation) OfGroup() bool {
+	return o.Delete && o.Resource.Type() == "" && o.Resource.ResourceGroup() != ""
 }

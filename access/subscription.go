@@ -34,5 +34,10 @@ type ResourceGroup struct {
 	ID       ResourceID        `json:"id"`
 	Location string            `json:"location"`
 	Tags     map[string]string `json:"tags,omitempty"`
-	Created  time.Time         `json:"created"`
+	// ManagedBy is the id of what owns the group, as its client wrote it.
+	ManagedBy string    `json:"managedBy,omitempty"`
+	Created   time.Time `json:"created"`
+	// Deletion is the id of the operation that is deleting the group, "" for
+	// none. From then on nothing can be created in it.
+	Deletion string `json:"deletion,omitempty"`
 }

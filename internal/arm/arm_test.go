@@ -155,6 +155,9 @@ func TestAction(t *testing.T) {
 		{"DELETE", sub + "/resourceGroups/g", "Microsoft.Resources/subscriptions/resourceGroups/delete"},
 		{"POST", cluster + "/providers/Sallyport.Gateway/agents/default/joinToken", "Sallyport.Gateway/agents/joinToken/action"},
 		{"PUT", sub, "Microsoft.Resources/subscriptions/write"},
+		{"POST", sub + "/providers/N.S/register", "N.S/register/action"},
+		{"POST", sub + "/providers/Microsoft.Features/providers/N.S/features/f/register", "Microsoft.Features/providers/features/register/action"},
+		{"PATCH", sub + "/resourceGroups/g", "Microsoft.Resources/subscriptions/resourceGroups/write"},
 	} {
 		path, err := parse(t, c.path)
 		if err != nil {
@@ -181,6 +184,7 @@ func TestNamespace(t *testing.T) {
 		{sub + "/resourceGroups/g/providers/" + aks + "/managedClusters/providers/foo/bar", aks, aks + "/managedClusters/foo"},
 		{sub + "/resourceGroups/g/providers/" + aks + "/managedClusters/Providers/trustedAccessRoleBindings/b", aks, aks + "/managedClusters/trustedAccessRoleBindings"},
 		{sub + "/providers/" + aks + "/managedClusters/providers/foo/providers/x/y", aks, aks + "/managedClusters/foo/x"},
+		{sub + "/providers/Microsoft.Features/providers/N.S/features/f", "Microsoft.Features", "Microsoft.Features/providers/features"},
 		{sub + "/providers/Microsoft.Authorization/roleAssignments/providers/x/y", "Microsoft.Authorization", "Microsoft.Authorization/roleAssignments/x"},
 	} {
 		path, err := parse(t, c.path)

@@ -114,6 +114,13 @@ func ResourceNotFound(id access.ResourceID) *Error {
 			id.Type(), id.Name(), orNull(id.ResourceGroup()))}
 }
 
+// ParentNotFound answers the creation of a child of a resource that does not
+// exist.
+func ParentNotFound(id access.ResourceID) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "ParentResourceNotFound",
+		Message: fmt.Sprintf("Failed to perform 'write' on resource(s) of type '%s', because the parent resource '%s' could not be found.", id.Type(), id.Parent())}
+}
+
 // ResourceGroupNotFound answers for a group that does not exist.
 func ResourceGroupNotFound(name string) *Error {
 	return &Error{Status: http.StatusNotFound, Code: "ResourceGroupNotFound", Message: "Resource group '" + name + "' could not be found."}
@@ -130,16 +137,42 @@ func InvalidSubscriptionID(name string) *Error {
 		Message: "The provided subscription identifier '" + access.Clip(name, maxQuoted) + "' is malformed or invalid; a GUID is expected."}
 }
 
-// NoRoute answers for a path that no route has.
-func NoRoute(path Path) *Error {
+// NoRoute answers for what a path names and this server, as it is set up, does
+// not have.
+func NoRoute(path Path) *Error { return NoRouteIn(path, "") }
+
+// NoRouteIn answers a request whose path no route has, in the api-version that
+// it asked for.
+func NoRouteIn(path Path, version string) *Error {
 	if len(path) < 2 || !equalFold(path[0], "subscriptions") {
 		return &Error{Status: http.StatusNotFound, Code: "MissingSubscription",
 			Message: "The request did not have a subscription or a valid tenant level resource provider."}
 	}
-	namespace := path.Namespace()
+	namespace, in := path.Namespace(), "this api version"
+	if version != "" {
+		in = "api version '" + version + "'"
+	}
 	return &Error{Status: http.StatusNotFound, Code: "InvalidResourceType",
-		Message: fmt.Sprintf("The resource type '%s' could not be found in the namespace '%s' for this api version.",
-			access.Clip(strings.TrimPrefix(path.Type(), namespace+"/"), maxQuoted), access.Clip(namespace, maxQuoted))}
+		Message: fmt.Sprintf("The resource type '%s' could not be found in the namespace '%s' for %s.",
+			access.Clip(strings.TrimPrefix(path.Type(), namespace+"/"), maxQuoted), access.Clip(namespace, maxQuoted), in)}
+}
+
+// NoNamespace answers for a resource provider that nobody has heard of.
+func NoNamespace(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "InvalidResourceNamespace", Message: "The resource namespace '" + access.Clip(name, maxQuoted) + "' is invalid."}
+}
+
+// NotRegistered answers a write in a resource provider that the subscription
+// unregistered. SDKs register it and try again (spec/identity.md 6.5).
+func NotRegistered(namespace string) *Error {
+	return &Error{Status: http.StatusConflict, Code: "MissingSubscriptionRegistration",
+		Message: "The subscription is not registered to use namespace '" + namespace + "'. See https://aka.ms/rps-not-found for how to register subscriptions."}
+}
+
+// GroupBeingDeleted answers a write into a group whose deletion has begun.
+func GroupBeingDeleted(name string) *Error {
+	return &Error{Status: http.StatusConflict, Code: "ResourceGroupBeingDeleted",
+		Message: "The resource group '" + name + "' is in deprovisioning state and cannot perform this operation."}
 }
 
 // MaxMethod is how many bytes of a request's method are quoted, logged or

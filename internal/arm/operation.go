@@ -46,6 +46,9 @@ func NewOperation(op access.Operation) Operation {
 }
 
 func operationPath(op access.Operation, kind string) string {
+	if op.OfGroup() {
+		return "/subscriptions/" + op.Resource.Subscription() + "/operationresults/" + op.ID
+	}
 	return "/subscriptions/" + op.Resource.Subscription() + "/providers/Microsoft.ContainerService/locations/" + op.Location + "/" + kind + "/" + op.ID
 }
 

@@ -153,9 +153,15 @@ func (path Path) String() string { return "/" + strings.Join(path, "/") }
 // somebody named so, and says nothing about who answers for the path.
 func (path Path) provider() int {
 	for i := (len(path) - 2) &^ 1; i >= 0; i -= 2 {
-		if strings.EqualFold(path[i], "providers") {
-			return i + 1
+		if !strings.EqualFold(path[i], "providers") {
+			continue
 		}
+		// Microsoft.Features names the provider whose features it has as a
+		// type and name of its own.
+		if i >= 2 && strings.EqualFold(path[i-2], "providers") && strings.EqualFold(path[i-1], "Microsoft.Features") {
+			return i - 1
+		}
+		return i + 1
 	}
 	return -1
 }

@@ -1,7 +1,9 @@
 package arm
 
 import (
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 
 	"github.com/sallyport/sallyport/access"
 )
@@ -46,6 +48,7 @@ type Group struct {
 	Type       string            `json:"type"`
 	Location   string            `json:"location"`
 	Tags       map[string]string `json:"tags,omitempty"`
+	ManagedBy  string            `json:"managedBy,omitempty"`
 	Properties GroupProperties   `json:"properties"`
 }
 
@@ -56,13 +59,18 @@ type GroupProperties struct {
 
 // NewGroup shows g.
 func NewGroup(g access.ResourceGroup) Group {
+	state := "Succeeded"
+	if g.Deletion != "" {
+		state = "Deleting"
+	}
 	return Group{
 		ID:         g.ID.String(),
 		Name:       g.ID.Name(),
 		Type:       "Microsoft.Resources/resourceGroups",
 		Location:   g.Location,
 		Tags:       g.Tags,
-		Properties: GroupProperties{ProvisioningState: "Succeeded"},
+		ManagedBy:  g.ManagedBy,
+		Properties: GroupProperties{ProvisioningState: state},
 	}
 }
 
@@ -122,7 +130,7 @@ func document(text []byte) (map[string]any, error) {
 		return nil, err
 	}
 	for name := range rest {
-		for _, ours := range []string{"id", "name", "type", "location", "systemData"} {
+		for _, ours := range []string{"id", "name", "type", "location", "systemData", "etag"} {
 			if equalFold(name, ours) {
 				delete(rest, name)
 			}
@@ -169,6 +177,7 @@ func NewCluster(c access.Cluster) (Document, error) {
 			{"name", c.ID.Name()},
 			{"type", "Microsoft.ContainerService/ManagedClusters"},
 			{"location", c.Location},
+			{"eTag", ClusterETag(c)},
 		},
 		rest: withIdentity(rest, c.TenantID, nil),
 	}, nil
@@ -185,7 +194,7 @@ func NewResource(r access.Resource) (Document, error) {
 		return Document{}, err
 	}
 	properties(rest)["provisioningState"] = "Succeeded"
-	own := []member{{"id", r.ID.String()}, {"name", r.ID.Name()}, {"type", r.ID.Type()}}
+	own := []member{{"id", r.ID.String()}, {"name", r.ID.Name()}, {"type", r.ID.Type()}, {"etag", ETag(ResourceETag(r))}}
 	if r.Location != "" {
 		own = append(own, member{"location", r.Location})
 	}
@@ -213,5 +222,24 @@ func withIdentity(rest map[string]any, tenantID string, identity *access.Identit
 	return rest
 }
 
-// EncodeDocument writes a document for keeping, without write-only members.
-func EncodeDocument(doc map[string]any) ([]byte, error) { return json.Marshal(Redact(doc)) }
+// ResourceETag is a resource's entity tag, unquoted: of what a client can read of
+// it, so that it changes when that does.
+func ResourceETag(r access.Resource) string {
+	oid := ""
+	if r.Identity != nil {
+		oid = r.Identity.ObjectID
+	}
+	return etag(r.UID, r.Location, oid, string(r.Document))
+}
+
+// ClusterETag is a cluster's entity tag, unquoted. What its agent does, and the
+// policies, have no part in it.
+func ClusterETag(c access.Cluster) string { return etag(c.UID, string(c.Document)) }
+
+func etag(parts ...string) string {
+	sum := sha256.New()
+	for _, part := range parts {
+		fmt.Fprintf(sum, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
+}

@@ -110,13 +110,16 @@ func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.Re
 	old, err := c.store.Clusters.Get(ctx, id.Key())
 	switch {
 	case errors.Is(err, access.ErrNotFound):
-		group, err := q.group(ctx)
+		group, err := q.openGroup(ctx)
 		if err != nil {
+			return fail(err)
+		}
+		if err := q.checkRegistered(ctx, "Microsoft.ContainerService"); err != nil {
 			return fail(err)
 		}
 		want := access.Cluster{ID: id, UID: newID(), Location: location, TenantID: q.subscription.Value.TenantID, Created: c.cfg.Now(), Document: doc}
 		return want, http.StatusCreated, []store.Change{
-			c.store.Groups.Updating(group, group.Value), // see deleteGroup
+			group,
 			c.store.Clusters.Creating(want),
 		}, nil
 	case err != nil:
@@ -130,7 +133,7 @@ func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.Re
 	return want, http.StatusOK, []store.Change{c.store.Clusters.Updating(old, want)}, nil
 }
 
-// deleteCluster forgets a cluster and its bindings in one transaction. The
+// deleteCluster forgets a cluster and what belongs to it in one transaction. The
 // gateway and the agents' feeds learn of it by watch, and close. The objects
 // in the cluster are its owner's to remove, with the agent.
 func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, error) {
@@ -143,21 +146,12 @@ func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, er
 		}
 		op = c.newOperation(q, cluster.Value, cluster.Value.ID, cluster.Value.UID, 0)
 		op.Delete = true
-		changes := append([]store.Change{c.store.Clusters.Deleting(cluster)}, c.starting(&op, c.cfg.Settled != nil)...)
-		bindings, _, err := c.store.Bindings.List(ctx, cluster.Value.ID.Key()+"/")
+		changes, detail, err := c.removingCluster(ctx, cluster)
 		if err != nil {
 			return err
 		}
-		var names []string
-		for _, b := range bindings {
-			names = append(names, b.Value.Name())
-			canceled, err := c.cancelling(ctx, b.Value, "The cluster was deleted.")
-			if err != nil {
-				return err
-			}
-			changes = append(append(changes, c.store.Bindings.Deleting(b)), canceled...)
-		}
-		if err := q.allow(map[string]any{"clusterUid": cluster.Value.UID, "bindings": names}); err != nil {
+		changes = append(changes, c.starting(&op, c.cfg.Settled != nil)...)
+		if err := q.allow(detail); err != nil {
 			return err
 		}
 		revision, err = q.commit(ctx, changes...)
@@ -173,6 +167,26 @@ func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, er
 	c.forgetTombstones(ctx, op.Resource)
 	c.settle(ctx, op, revision)
 	return accepted(q, op), nil
+}
+
+// removingCluster is what takes a cluster away with its bindings, and for the
+// record what that is.
+func (c *ControlPlane) removingCluster(ctx context.Context, cluster store.Item[access.Cluster]) ([]store.Change, map[string]any, error) {
+	changes := []store.Change{c.store.Clusters.Deleting(cluster)}
+	bindings, _, err := c.store.Bindings.List(ctx, cluster.Value.ID.Key()+"/")
+	if err != nil {
+		return nil, nil, err
+	}
+	var names []string
+	for _, b := range bindings {
+		names = append(names, b.Value.Name())
+		canceled, err := c.cancelling(ctx, b.Value, "The cluster was deleted.")
+		if err != nil {
+			return nil, nil, err
+		}
+		changes = append(append(changes, c.store.Bindings.Deleting(b)), canceled...)
+	}
+	return changes, map[string]any{"clusterUid": cluster.Value.UID, "bindings": names}, nil
 }
 
 // forgetTombstones drops what no agent will clean up any more. Leaving some

@@ -107,6 +107,8 @@ type ControlPlane struct {
 	routes  []route
 	feeds   *feeds
 	metrics *metrics
+	// removals wakes Run for a group that is being deleted.
+	removals chan struct{}
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when Run ends; feeds end with it
@@ -149,7 +151,7 @@ func New(cfg Config) (*ControlPlane, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &ControlPlane{cfg: cfg, store: cfg.Store, log: cfg.Logger, feeds: newFeeds(), stopped: make(chan struct{})}
+	c := &ControlPlane{cfg: cfg, store: cfg.Store, log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
 	c.routes = c.table()
 	c.metrics = newMetrics(cfg.Metrics, c.feeds)
 	return c, nil
@@ -169,8 +171,8 @@ const (
 )
 
 // Run does the background work until ctx ends, and then returns nil: it wakes
-// agents' feeds at changes, fails operations past their deadline, takes up
-// those that a restart left, and forgets old ones. Feeds end with it.
+// agents' feeds at changes, fails operations past their deadline, empties groups
+// that are being deleted, takes up what a restart left, and forgets old ones. Feeds end with it.
 func (c *ControlPlane) Run(ctx context.Context) error {
 	defer c.stopOnce.Do(func() { close(c.stopped) })
 	ctx, cancel := context.WithCancel(ctx)
@@ -181,6 +183,7 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones, c.followOperations} {
 		wg.Go(func() { fail <- follow(ctx) })
 	}
+	wg.Go(func() { c.removeGroups(ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var swept time.Time

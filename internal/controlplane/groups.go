@@ -39,9 +39,15 @@ func (c *ControlPlane) listGroups(ctx context.Context, q *request) (reply, error
 	if err != nil {
 		return reply{}, err
 	}
-	groups := make([]arm.Group, len(items))
-	for i, item := range items {
-		groups[i] = arm.NewGroup(item.Value)
+	filter, err := arm.ParseFilter(q.http)
+	if err != nil {
+		return reply{}, err
+	}
+	var groups []arm.Group
+	for _, item := range items {
+		if g := item.Value; filter.Matches(arm.Filterable{Name: g.ID.Name(), Location: g.Location, Tags: g.Tags}) {
+			groups = append(groups, arm.NewGroup(g))
+		}
 	}
 	page, err := arm.Paginate(q.http, groups, arm.PageSize, func(g arm.Group) string { return strings.ToLower(g.ID) })
 	return reply{status: http.StatusOK, body: page}, err
@@ -52,6 +58,17 @@ func (c *ControlPlane) getGroup(ctx context.Context, q *request) (reply, error) 
 	return reply{status: http.StatusOK, body: arm.NewGroup(item.Value)}, err
 }
 
+// openGroup loads the path's resource group for something to be created in it.
+// The condition that the write holds to is that the group is as it was read: a
+// deletion that begins meanwhile changes it, and so nothing slips in.
+func (q *request) openGroup(ctx context.Context) (store.Change, error) {
+	item, err := q.group(ctx)
+	if err == nil && item.Value.Deletion != "" {
+		err = arm.GroupBeingDeleted(item.Value.ID.Name())
+	}
+	return q.c.store.Groups.Unchanged(item), err
+}
+
 // headGroup is how clients ask whether a group exists.
 func (c *ControlPlane) headGroup(ctx context.Context, q *request) (reply, error) {
 	_, err := q.group(ctx)
@@ -59,8 +76,9 @@ func (c *ControlPlane) headGroup(ctx context.Context, q *request) (reply, error)
 }
 
 type groupBody struct {
-	Location string            `json:"location"`
-	Tags     map[string]string `json:"tags"`
+	Location  string            `json:"location"`
+	Tags      map[string]string `json:"tags"`
+	ManagedBy string            `json:"managedBy"`
 }
 
 var locationForm = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
@@ -99,18 +117,20 @@ func (c *ControlPlane) putGroup(ctx context.Context, q *request) (reply, error) 
 		old, err := c.store.Groups.Get(ctx, id.Key())
 		switch {
 		case errors.Is(err, access.ErrNotFound):
-			want := access.ResourceGroup{ID: id, Location: location, Tags: body.Tags, Created: c.cfg.Now()}
+			want := access.ResourceGroup{ID: id, Location: location, Tags: body.Tags, ManagedBy: body.ManagedBy, Created: c.cfg.Now()}
 			answer = reply{status: http.StatusCreated, body: arm.NewGroup(want)}
 			_, err = q.commit(ctx, c.store.Groups.Creating(want))
 			return err
 		case err != nil:
 			return err
+		case old.Value.Deletion != "":
+			return arm.GroupBeingDeleted(old.Value.ID.Name())
 		case old.Value.Location != location:
 			return &arm.Error{Status: http.StatusConflict, Code: "InvalidResourceGroupLocation",
 				Message: "The resource group '" + id.Name() + "' already exists in location '" + old.Value.Location + "', which '" + location + "' cannot replace."}
 		}
 		want := old.Value
-		want.Tags = body.Tags
+		want.Tags, want.ManagedBy = body.Tags, body.ManagedBy
 		answer = reply{status: http.StatusOK, body: arm.NewGroup(want)}
 		_, err = q.commit(ctx, c.store.Groups.Updating(old, want))
 		return err
@@ -118,36 +138,28 @@ func (c *ControlPlane) putGroup(ctx context.Context, q *request) (reply, error) 
 	return answer, err
 }
 
-// deleteGroup removes an empty group. Whoever creates something in a group
-// writes the group's record too, so nothing can slip into one being deleted.
-func (c *ControlPlane) deleteGroup(ctx context.Context, q *request) (reply, error) {
+// patchGroup replaces the tags, and nothing else of a group can change.
+func (c *ControlPlane) patchGroup(ctx context.Context, q *request) (reply, error) {
+	var body struct {
+		Tags *map[string]string `json:"tags"`
+	}
+	if err := q.read(&body); err != nil {
+		return reply{}, err
+	}
+	var want access.ResourceGroup
 	err := retry(ctx, func() error {
-		group, err := q.group(ctx)
+		old, err := q.group(ctx)
 		if err != nil {
 			return err
 		}
-		within := group.Value.ID.Key() + "/"
-		clusters, _, err := c.store.Clusters.List(ctx, within)
-		if err != nil {
-			return err
+		if want = old.Value; want.Deletion != "" {
+			return arm.GroupBeingDeleted(want.ID.Name())
 		}
-		resources, _, err := c.store.Resources.List(ctx, within)
-		if err != nil {
-			return err
+		if body.Tags != nil {
+			want.Tags = *body.Tags
 		}
-		var first string
-		switch {
-		case len(clusters) > 0:
-			first = clusters[0].Value.ID.String()
-		case len(resources) > 0:
-			first = resources[0].Value.ID.String()
-		}
-		if first != "" {
-			return &arm.Error{Status: http.StatusConflict, Code: "ResourceGroupNotEmpty",
-				Message: "The resource group '" + group.Value.ID.Name() + "' still holds '" + first + "'; delete what it holds first."}
-		}
-		_, err = q.commit(ctx, c.store.Groups.Deleting(group))
+		_, err = q.commit(ctx, c.store.Groups.Updating(old, want))
 		return err
 	})
-	return reply{status: http.StatusOK}, err
+	return reply{status: http.StatusOK, body: arm.NewGroup(want)}, err
 }

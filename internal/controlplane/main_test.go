@@ -83,6 +83,9 @@ type fixture struct {
 	records []audit.Record
 	peer    peer
 	noAudit bool
+	// refuse fails some records; refused is closed when it first does.
+	refuse  func(audit.Record) bool
+	refused chan struct{}
 	// validity is how long peers' certificates are still good, 0 for an hour.
 	validity time.Duration
 }
@@ -117,7 +120,7 @@ func newFixture(t *testing.T, edit func(*controlplane.Config)) *fixture {
 // newStopped is newFixture without its control plane.
 func newStopped(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, store: storetest.New(t), log: &lockedBuffer{}, clock: &clock{now: time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)}}
+	f := &fixture{t: t, store: storetest.New(t), log: &lockedBuffer{}, refused: make(chan struct{}), clock: &clock{now: time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)}}
 	f.seed()
 	return f
 }
@@ -151,7 +154,15 @@ func (f *fixture) start(edit func(*controlplane.Config)) (stop func()) {
 		Audit: func(r audit.Record) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if f.noAudit {
+			refuse := f.refuse != nil && f.refuse(r)
+			if refuse {
+				select {
+				case <-f.refused:
+				default:
+					close(f.refused)
+				}
+			}
+			if f.noAudit || refuse {
 				return fmt.Errorf("disk full: %w", access.ErrUnavailable)
 			}
 			f.records = append(f.records, r)
@@ -234,7 +245,9 @@ func must(t *testing.T, err error) {
 // do sends one request as a caller, "" for none.
 func (f *fixture) do(caller, method, url, body string) *http.Response {
 	r := httptest.NewRequestWithContext(f.t.Context(), method, url, strings.NewReader(body))
-	r.Host = "arm.test:8443"
+	if strings.HasPrefix(url, "/") {
+		r.Host = "arm.test:8443"
+	}
 	if caller != "" {
 		r.Header.Set("Authorization", "Bearer "+caller)
 	}

@@ -86,6 +86,7 @@ func accepted(q *request, op access.Operation) reply {
 func (q *request) operation(ctx context.Context) (access.Operation, error) {
 	id := q.vars["operation"]
 	item, err := q.c.store.Operations.Get(ctx, id)
+	// A group's deletion has no location, in its path either.
 	if err == nil && strings.EqualFold(item.Value.Resource.Subscription(), q.vars["subscription"]) && strings.EqualFold(item.Value.Location, q.vars["location"]) {
 		return item.Value, nil
 	}
@@ -115,7 +116,11 @@ func (c *ControlPlane) getOperationResult(ctx context.Context, q *request) (repl
 	if err != nil {
 		return reply{}, err
 	}
-	answer := reply{status: http.StatusNoContent, header: map[string]string{"Location": arm.ResultURL(q.http, op)}}
+	done := http.StatusNoContent
+	if op.OfGroup() {
+		done = http.StatusOK
+	}
+	answer := reply{status: done, header: map[string]string{"Location": arm.ResultURL(q.http, op)}}
 	switch op.Status {
 	case access.OperationSucceeded:
 	case access.OperationInProgress:
@@ -141,6 +146,7 @@ func (c *ControlPlane) checkPending(ctx context.Context) {
 	for _, item := range items {
 		op := item.Value
 		switch {
+		case op.OfGroup(): // see removeGroups
 		case op.Delete && lagging: // one wait for the gateway is enough in a round
 		case op.Delete:
 			lagging = !c.settle(ctx, op, revision)

@@ -28,11 +28,13 @@ type request struct {
 	http *http.Request
 	w    http.ResponseWriter // for limits on the body, and for open routes
 
-	id     string // a GUID; the operation it starts has the same
-	route  string // its template; empty for none
-	path   arm.Path
-	vars   arm.Vars
-	caller access.Principal
+	id    string // a GUID; the operation it starts has the same
+	route string // its template; empty for none
+	path  arm.Path
+	vars  arm.Vars
+	// version is the api-version asked for; "" for open routes.
+	version string
+	caller  access.Principal
 	// subscription is the path's; its zero value for routes without one.
 	subscription store.Item[access.Subscription]
 	// allowed says that the audit log has the request, with this detail.
@@ -141,7 +143,7 @@ func (c *ControlPlane) admit(ctx context.Context, q *request) (*route, error) {
 		q.w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return nil, arm.MethodNotAllowed(q.http.Method)
 	case rt == nil:
-		return nil, arm.NoRoute(path)
+		return nil, arm.NoRouteIn(path, q.version)
 	case vars["subscription"] == "":
 		return rt, nil
 	case !access.IsGUID(vars["subscription"]):
@@ -178,7 +180,8 @@ func (q *request) checkVersion() error {
 		since = arm.FirstVersion
 	}
 	_, resourceType, _ := strings.Cut(q.path.Type(), "/")
-	_, err := arm.CheckAPIVersion(q.http.URL.Query(), since, resourceType, q.vars["location"])
+	var err error
+	q.version, err = arm.CheckAPIVersion(q.http.URL.Query(), since, resourceType, q.vars["location"])
 	return err
 }
 

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -40,49 +41,12 @@ func (c *ControlPlane) getResource(ctx context.Context, q *request) (reply, erro
 	if err != nil {
 		return reply{}, err
 	}
-	body, err := arm.NewResource(item.Value)
-	return reply{status: http.StatusOK, body: body}, err
+	return showResource(http.StatusOK, item.Value)
 }
 
-// listResources lists one type, in a group or in the whole subscription.
-func (c *ControlPlane) listResources(ctx context.Context, q *request) (reply, error) {
-	if isReserved(q.vars["type"]) {
-		return reply{}, arm.NoRoute(q.path)
-	}
-	return c.resourcesOf(ctx, q, func(r access.Resource) bool {
-		parent := strings.ToLower(q.path.String()) + "/"
-		if q.vars["group"] == "" && len(q.path) == 5 { // /subscriptions/{s}/providers/{ns}/{type}: in all groups
-			return r.ID.IsType(q.path.Type())
-		}
-		return r.ID.IsType(q.path.Type()) && strings.HasPrefix(r.ID.Key(), parent)
-	})
-}
-
-// listAllResources lists every generic resource of a group or subscription.
-func (c *ControlPlane) listAllResources(ctx context.Context, q *request) (reply, error) {
-	return c.resourcesOf(ctx, q, func(access.Resource) bool { return true })
-}
-
-func (c *ControlPlane) resourcesOf(ctx context.Context, q *request, keep func(access.Resource) bool) (reply, error) {
-	within := q.subscription.Value.ID.Key() + "/"
-	if q.vars["group"] != "" {
-		group, err := q.group(ctx)
-		if err != nil {
-			return reply{}, err
-		}
-		within = group.Value.ID.Key() + "/"
-	}
-	items, _, err := c.store.Resources.List(ctx, within)
-	if err != nil {
-		return reply{}, err
-	}
-	var kept []access.Resource
-	for _, item := range items {
-		if keep(item.Value) {
-			kept = append(kept, item.Value)
-		}
-	}
-	return documents(q, kept, func(r access.Resource) string { return r.ID.Key() }, arm.NewResource)
+func showResource(status int, r access.Resource) (reply, error) {
+	body, err := arm.NewResource(r)
+	return reply{status: status, body: body, header: map[string]string{"ETag": arm.ETag(arm.ResourceETag(r))}}, err
 }
 
 // documents answers a page of things that are shown as documents.
@@ -100,11 +64,34 @@ func documents[T any](q *request, things []T, key func(T) string, show func(T) (
 	return reply{status: http.StatusOK, body: shown}, nil
 }
 
+// headResource is how clients ask whether a resource exists.
+func (c *ControlPlane) headResource(ctx context.Context, q *request) (reply, error) {
+	_, err := q.resource(ctx)
+	return reply{status: http.StatusNoContent}, err
+}
+
 type resourceBody struct {
 	Location string `json:"location"`
 	Identity *struct {
 		Type string `json:"type"`
 	} `json:"identity"`
+}
+
+// readResource parses a body, and what of it the server acts on.
+func (q *request) readResource() (map[string]any, resourceBody, error) {
+	var body resourceBody
+	text, err := arm.ReadBody(q.w, q.http)
+	if err == nil {
+		err = arm.Decode(text, &body)
+	}
+	if err == nil && body.Location != "" {
+		body.Location, err = checkLocation(body.Location)
+	}
+	if err != nil {
+		return nil, body, err
+	}
+	doc, err := arm.ParseDocument(text)
+	return doc, body, err
 }
 
 // putResource keeps a resource of any other provider: something that can be
@@ -115,20 +102,7 @@ func (c *ControlPlane) putResource(ctx context.Context, q *request) (reply, erro
 	if err != nil {
 		return reply{}, err
 	}
-	text, err := arm.ReadBody(q.w, q.http)
-	if err != nil {
-		return reply{}, err
-	}
-	var body resourceBody
-	if err := arm.Decode(text, &body); err != nil {
-		return reply{}, err
-	}
-	if body.Location != "" {
-		if body.Location, err = checkLocation(body.Location); err != nil {
-			return reply{}, err
-		}
-	}
-	doc, err := arm.ParseDocument(text)
+	doc, body, err := q.readResource()
 	if err != nil {
 		return reply{}, err
 	}
@@ -143,11 +117,42 @@ func (c *ControlPlane) putResource(ctx context.Context, q *request) (reply, erro
 			return err
 		}
 		want.Document = kept
-		shown, err := arm.NewResource(want)
+		if answer, err = showResource(status, want); err != nil {
+			return err
+		}
+		_, err = q.commit(ctx, changes(want)...)
+		return err
+	})
+	return answer, err
+}
+
+// patchResource merges a body into a resource: its members replace those that
+// are there, properties one by one and tags as a whole.
+func (c *ControlPlane) patchResource(ctx context.Context, q *request) (reply, error) {
+	id, err := q.resourceID()
+	if err != nil {
+		return reply{}, err
+	}
+	doc, body, err := q.readResource()
+	if err != nil {
+		return reply{}, err
+	}
+	var answer reply
+	err = retry(ctx, func() error {
+		old, err := q.resource(ctx)
 		if err != nil {
 			return err
 		}
-		answer = reply{status: status, body: shown}
+		want, _, changes, err := c.planResource(ctx, q, id, body)
+		if err != nil {
+			return err
+		}
+		if want.Document, err = arm.PatchDocument(old.Value.Document, doc); err != nil {
+			return err
+		}
+		if answer, err = showResource(http.StatusOK, want); err != nil {
+			return err
+		}
 		_, err = q.commit(ctx, changes(want)...)
 		return err
 	})
@@ -164,10 +169,26 @@ func (c *ControlPlane) planResource(ctx context.Context, q *request, id access.R
 		return fail(err)
 	}
 	isNew := err != nil
+	var held []store.Change // conditions beside the resource itself
+	if q.vars["group"] != "" {
+		group, err := q.openGroup(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		held = append(held, group)
+	}
 	want, status := old.Value, http.StatusOK
 	if isNew {
 		status = http.StatusCreated
 		want = access.Resource{ID: id, UID: newID(), TenantID: q.subscription.Value.TenantID, Created: c.cfg.Now()}
+		parent, err := q.openParent(ctx, id)
+		if err != nil {
+			return fail(err)
+		}
+		held = append(held, parent...)
+	}
+	if err := arm.CheckMatch(q.http, etagOf(old)); err != nil {
+		return fail(err)
 	}
 	if body.Location != "" {
 		want.Location = body.Location
@@ -179,51 +200,99 @@ func (c *ControlPlane) planResource(ctx context.Context, q *request, id access.R
 	case hasSystem && want.Identity == nil:
 		want.Identity = &access.Identity{ObjectID: newID(), AppID: newID()}
 	}
-	if !isNew {
-		return want, status, func(r access.Resource) []store.Change {
-			return []store.Change{c.store.Resources.Updating(old, r)}
-		}, nil
-	}
-	var group []store.Change
-	if q.vars["group"] != "" {
-		item, err := q.group(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		group = append(group, c.store.Groups.Updating(item, item.Value)) // see deleteGroup
-	}
 	return want, status, func(r access.Resource) []store.Change {
-		return append(group, c.store.Resources.Creating(r), c.store.ResourceUIDs.Creating(store.ResourceUID{UID: r.UID, ID: r.ID}))
+		if isNew {
+			return append(held, c.store.Resources.Creating(r), c.store.ResourceUIDs.Creating(store.ResourceUID{UID: r.UID, ID: r.ID}))
+		}
+		return append(held, c.store.Resources.Updating(old, r))
 	}, nil
 }
 
-// deleteResource removes a resource and with it its identity. Bindings that
-// name it stay, and admit nobody: the gateway holds their pinned object id
-// against the directory, so tokens that are out already are refused too.
+// openParent holds a new resource to what it is created below: the provider's
+// registration, and in a group the parent resource.
+func (q *request) openParent(ctx context.Context, id access.ResourceID) ([]store.Change, error) {
+	namespace, _, _ := strings.Cut(id.Type(), "/")
+	if err := q.checkRegistered(ctx, namespace); err != nil {
+		return nil, err
+	}
+	parent := id.Parent()
+	// Those of the subscription, such as Microsoft.Security/pricings, are there
+	// without anybody having created them.
+	if id.ResourceGroup() == "" || parent.Type() == "" {
+		return nil, nil
+	}
+	item, err := q.c.store.Resources.Get(ctx, parent.Key())
+	if errors.Is(err, access.ErrNotFound) {
+		return nil, arm.ParentNotFound(id)
+	}
+	return []store.Change{q.c.store.Resources.Unchanged(item)}, err
+}
+
+// etagOf is the entity tag of a resource as it was read, "" for none.
+func etagOf(item store.Item[access.Resource]) string {
+	if item.Version == 0 {
+		return ""
+	}
+	return arm.ResourceETag(item.Value)
+}
+
+// deleteResource removes a resource with its children, and with each its
+// identity. Bindings that name one stay, and admit nobody: the gateway holds
+// their pinned object id against the directory, so tokens that are out already
+// are refused too.
 func (c *ControlPlane) deleteResource(ctx context.Context, q *request) (reply, error) {
 	status := http.StatusOK
 	err := retry(ctx, func() error {
 		item, err := q.resource(ctx)
 		var notFound *arm.Error
-		if errors.As(err, &notFound) && notFound.Code == "ResourceNotFound" {
+		if errors.As(err, &notFound) && notFound.Code == "ResourceNotFound" && q.http.Header.Get("If-Match") == "" {
 			status = http.StatusNoContent
 			return q.allow(nil)
 		}
 		if err != nil {
 			return err
 		}
-		changes := []store.Change{c.store.Resources.Deleting(item)}
-		uid, err := c.store.ResourceUIDs.Get(ctx, item.Value.UID)
-		switch {
-		case err == nil:
-			changes = append(changes, c.store.ResourceUIDs.Deleting(uid))
-		case !errors.Is(err, access.ErrNotFound):
+		if err := arm.CheckMatch(q.http, etagOf(item)); err != nil {
 			return err
+		}
+		children, _, err := c.store.Resources.List(ctx, item.Value.ID.Key()+"/")
+		if err != nil {
+			return err
+		}
+		if len(children) > maxChildren {
+			return &arm.Error{Status: http.StatusConflict, Code: "NestedResourcesExist",
+				Message: fmt.Sprintf("'%s' has %d child resources, more than the %d that are deleted with it; delete those first.", item.Value.ID, len(children), maxChildren)}
+		}
+		var changes []store.Change
+		for _, one := range append(children, item) {
+			removing, err := c.removingResource(ctx, one)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, removing...)
 		}
 		_, err = q.commit(ctx, changes...)
 		return err
 	})
 	return reply{status: status}, err
+}
+
+// maxChildren keeps a resource's delete, two changes for each child, below the
+// 128 that one transaction of the store can hold.
+const maxChildren = 60
+
+// removingResource is what takes a resource away, and the way to find it by
+// its identity.
+func (c *ControlPlane) removingResource(ctx context.Context, item store.Item[access.Resource]) ([]store.Change, error) {
+	changes := []store.Change{c.store.Resources.Deleting(item)}
+	uid, err := c.store.ResourceUIDs.Get(ctx, item.Value.UID)
+	switch {
+	case err == nil:
+		changes = append(changes, c.store.ResourceUIDs.Deleting(uid))
+	case !errors.Is(err, access.ErrNotFound):
+		return nil, err
+	}
+	return changes, nil
 }
 
 type credentials struct {

@@ -170,6 +170,11 @@ func (c *ControlPlane) planConsent(ctx context.Context, q *request, want consent
 	if err != nil {
 		return plan{}, err
 	}
+	group, err := q.openGroup(ctx)
+	if err != nil {
+		return plan{}, err
+	}
+	changes = append(changes, group)
 	b := old.Value
 	if isNew {
 		b, err = c.newBinding(ctx, q, cluster.Value)

@@ -38,7 +38,12 @@ func (c *ControlPlane) table() []route {
 		policy  = ours + "/accessPolicies/default"
 		place   = sub + aks + "/locations/{location}"
 
-		get, put, del, post, head = http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodPost, http.MethodHead
+		features      = sub + "/providers/Microsoft.Features"
+		feature       = features + "/providers/{namespace}/features/{feature}"
+		registrations = "/subscriptionFeatureRegistrations"
+		registration  = features + "/featureProviders/{namespace}" + registrations + "/{feature}"
+
+		get, put, patch, del, post, head = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodPost, http.MethodHead
 	)
 	rows := []struct {
 		method, path string
@@ -50,8 +55,25 @@ func (c *ControlPlane) table() []route {
 		{put, sub, signedIn, c.putSubscription},
 		{get, "/tenants", signedIn, c.listTenants},
 		{get, "/metadata/endpoints", open, c.getMetadata},
+
+		{get, "/providers", signedIn, c.listProviders},
+		{get, "/providers/{namespace}", signedIn, c.getProvider},
+		{get, sub + "/locations", owner, c.listLocations},
+		{get, sub + "/providers", owner, c.listProviders},
 		{get, sub + "/providers/{namespace}", owner, c.getProvider},
-		{post, sub + "/providers/{namespace}/register", owner, c.getProvider},
+		{post, sub + "/providers/{namespace}/register", owner, c.postRegister},
+		{post, sub + "/providers/{namespace}/unregister", owner, c.postUnregister},
+
+		{get, features + "/features", owner, c.listFeatures},
+		{get, features + "/providers/{namespace}/features", owner, c.listFeatures},
+		{get, feature, owner, c.getFeature},
+		{post, feature + "/register", owner, c.postRegisterFeature},
+		{post, feature + "/unregister", owner, c.postUnregisterFeature},
+		{get, features + registrations, owner, c.listFeatures},
+		{get, features + "/featureProviders/{namespace}" + registrations, owner, c.listFeatures},
+		{get, registration, owner, c.getFeature},
+		{put, registration, owner, c.postRegisterFeature},
+		{del, registration, owner, c.deleteFeature},
 
 		{get, sub + ours + "/auditRecords", owner, c.tailAuditRecords},
 		{get, sub + ours + "/auditRecords/{record}", owner, c.getAuditRecord},
@@ -60,7 +82,9 @@ func (c *ControlPlane) table() []route {
 		{get, group, owner, c.getGroup},
 		{head, group, owner, c.headGroup},
 		{put, group, owner, c.putGroup},
+		{patch, group, owner, c.patchGroup},
 		{del, group, owner, c.deleteGroup},
+		{get, sub + "/operationresults/{operation}", owner, c.getOperationResult},
 
 		{get, place + "/trustedAccessRoles", owner, c.listRoles},
 		{get, place + "/operations/{operation}", owner, c.getOperation},
@@ -97,11 +121,15 @@ func (c *ControlPlane) table() []route {
 		{get, group + "/resources", owner, c.listAllResources},
 		{get, sub + "/resources", owner, c.listAllResources},
 		{get, group + "/providers/{resource:resource}", owner, c.getResource},
+		{head, group + "/providers/{resource:resource}", owner, c.headResource},
 		{put, group + "/providers/{resource:resource}", owner, c.putResource},
+		{patch, group + "/providers/{resource:resource}", owner, c.patchResource},
 		{del, group + "/providers/{resource:resource}", owner, c.deleteResource},
 		{get, group + "/providers/{type:collection}", owner, c.listResources},
 		{get, sub + "/providers/{resource:resource}", owner, c.getResource},
+		{head, sub + "/providers/{resource:resource}", owner, c.headResource},
 		{put, sub + "/providers/{resource:resource}", owner, c.putResource},
+		{patch, sub + "/providers/{resource:resource}", owner, c.patchResource},
 		{del, sub + "/providers/{resource:resource}", owner, c.deleteResource},
 		{get, sub + "/providers/{type:collection}", owner, c.listResources},
 	}

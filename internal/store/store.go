@@ -49,6 +49,7 @@ type Config struct {
 type Store struct {
 	Subscriptions Kind[access.Subscription]
 	Groups        Kind[access.ResourceGroup]
+	Registrations Kind[access.Registration]
 	Resources     Kind[access.Resource]
 	ResourceUIDs  Kind[ResourceUID]
 	Clusters      Kind[access.Cluster]
@@ -132,6 +133,7 @@ func newStore(conn *connection, cfg Config) *Store {
 	s.life, s.end = context.WithCancel(context.Background())
 	s.Subscriptions = kindOf(s, "subscription", "subscriptions", byID, subscriptionKey)
 	s.Groups = kindOf(s, "resource group", "groups", byID, groupKey)
+	s.Registrations = kindOf(s, "registration", "registrations", byID, registrationKey)
 	s.Resources = kindOf(s, "resource", "resources", byID, resourceKey)
 	s.ResourceUIDs = kindOf(s, "resource uid", "resourceuids", byName, resourceUIDKey)
 	s.Clusters = kindOf(s, "cluster", "clusters", byID, clusterKey)
