@@ -103,6 +103,9 @@ func (e cutError) Unwrap() error { return e.error }
 func (m *metrics) refused(step string, err error) {
 	var refused *tunnel.RefusedError
 	switch {
+	case errors.Is(err, tunnel.ErrNoAnswer):
+		m.refusals.WithLabelValues("agent", "lost").Inc()
+		return
 	case errors.As(err, &refused):
 		step = "agent"
 	case errors.Is(err, errLost):

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
 // status is the part of a Kubernetes Status object that clients read
@@ -69,7 +70,7 @@ func refuse(w http.ResponseWriter, r refusal) {
 		s.Code, s.Reason = http.StatusServiceUnavailable, "ServiceUnavailable"
 		s.Details = &statusDetails{RetryAfterSeconds: 1}
 		w.Header().Set("Retry-After", "1")
-	case errors.Is(err, errLost), errors.Is(err, errBadAnswer):
+	case errors.Is(err, errLost), errors.Is(err, errBadAnswer), errors.Is(err, tunnel.ErrNoAnswer):
 		s.Code, s.Reason = http.StatusBadGateway, "InternalError"
 	default:
 		s.Code, s.Reason = http.StatusInternalServerError, "InternalError"

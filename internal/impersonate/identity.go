@@ -2,6 +2,7 @@ package impersonate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -67,6 +68,9 @@ func kindOf(r *http.Request) tunnel.Kind {
 	return id.kind
 }
 
+// errNoToken means that nothing was sent.
+var errNoToken = errors.New("the proxy account's token cannot be read")
+
 // identify returns a copy of r that carries the identity in its context and
 // the account's token, or an error and nothing to send.
 func identify(r *http.Request, token func() (string, error)) (*http.Request, error) {
@@ -76,7 +80,7 @@ func identify(r *http.Request, token func() (string, error)) (*http.Request, err
 	}
 	bearer, err := token()
 	if err != nil {
-		return nil, fmt.Errorf("read the proxy account's token: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNoToken, err)
 	}
 	out := r.Clone(r.Context())
 	id.set(out.Header, bearer)

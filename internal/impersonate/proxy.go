@@ -18,7 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
-// Config wires a [Proxy]. Every field but Prefix and Trace is needed.
+// Config wires a [Proxy]. Every field but Silence, Prefix and Trace is needed.
 type Config struct {
 	// Upstream is the API server's address; scheme and host only.
 	Upstream *url.URL
@@ -32,6 +32,12 @@ type Config struct {
 	Known func(tunnel.Claim) error
 	// Live holds the requests under way, for revocation to cut.
 	Live *tunnel.Live
+	// Silence is how long the API server may say nothing on a connection over
+	// which it owes an answer, before it is asked whether it is there; it has
+	// half as long to say so (HTTP/2 PING). Then what waits on the connection
+	// ends. Default 30 s, as client-go has it: a client's own such question is
+	// answered by the gateway, and ends there.
+	Silence time.Duration
 	// Prefix begins the names of users and groups; default "aks:trustedaccess".
 	Prefix string
 	Logger *slog.Logger
@@ -59,6 +65,9 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Prefix == "" {
 		cfg.Prefix = access.DefaultPrefix
 	}
+	if cfg.Silence <= 0 {
+		cfg.Silence = 30 * time.Second
+	}
 	p := &Proxy{cfg: cfg, headers: tunnel.NewAllowList()}
 	p.plain = &http.Transport{
 		Proxy:               nil, // the API server is dialled directly, whatever the environment says
@@ -72,6 +81,7 @@ func New(cfg Config) (*Proxy, error) {
 		MaxResponseHeaderBytes: tunnel.HeaderLimit,
 		DisableCompression:     true, // the bytes of the API server, as they are
 		ResponseHeaderTimeout:  0,    // a watch may take its time; the client's deadline travels
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: cfg.Silence, PingTimeout: cfg.Silence / 2},
 	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:    p.rewrite,
@@ -176,12 +186,16 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		p.cfg.Logger.Warn("the API server did not answer", "error", err)
 	}
+	if errors.Is(err, errNoToken) {
+		tunnel.Refuse(w, errNoToken)
+		return
+	}
 	if dialFailed(err) {
 		// Nothing was sent, so the client may try again.
 		tunnel.Refuse(w, fmt.Errorf("the API server cannot be reached: %w", access.ErrUnavailable))
 		return
 	}
-	tunnel.Refuse(w, errors.New("no answer"))
+	tunnel.Refuse(w, tunnel.ErrNoAnswer)
 }
 
 // dialFailed reports whether a request failed before anything was sent.

@@ -75,10 +75,21 @@ type RefusedError struct {
 }
 
 // Error gives the agent's reason.
-func (e *RefusedError) Error() string { return "the cluster's agent refused: " + e.Reason }
+func (e *RefusedError) Error() string {
+	if errors.Is(e.kind, ErrNoAnswer) {
+		return e.Reason
+	}
+	return "the cluster's agent refused: " + e.Reason
+}
 
-// Unwrap returns the kind of the refusal, one of access's six or nil.
+// Unwrap returns the kind of the refusal, one of access's six, [ErrNoAnswer] or
+// nil.
 func (e *RefusedError) Unwrap() error { return e.kind }
+
+// ErrNoAnswer says that an API server may have had a request, and that no answer
+// of it could be had. It is none of access's kinds, for nothing may invite a
+// client to repeat what may have had its effect.
+var ErrNoAnswer = errors.New("the API server gave no answer; the request may have had its effect")
 
 // refusalKind gives a kind of refusal its word on the wire.
 type refusalKind struct {
@@ -92,6 +103,7 @@ func refusalKinds() []refusalKind {
 		{"forbidden", access.ErrForbidden},
 		{"invalid", access.ErrInvalid},
 		{"unavailable", access.ErrUnavailable},
+		{"unanswered", ErrNoAnswer},
 	}
 }
 

@@ -121,6 +121,7 @@ func TestRefusal(t *testing.T) {
 		{"forbidden", wrap("no binding with that uid", access.ErrForbidden), access.ErrForbidden, "no binding with that uid"},
 		{"unavailable", wrap("not heard", access.ErrUnavailable), access.ErrUnavailable, "not heard"},
 		{"invalid", wrap("bad method", access.ErrInvalid), access.ErrInvalid, "bad method"},
+		{"no answer", wrap("none within 45 s", tunnel.ErrNoAnswer), tunnel.ErrNoAnswer, "none within 45 s"},
 		{"line breaks", wrap("a\r\nSet-Cookie: x\r\n\r\n<script>", access.ErrForbidden), access.ErrForbidden, "a\r\nSet-Cookie: x\r\n\r\n<script>"},
 		{"quotes", wrap(`"" \" \n internal`, access.ErrForbidden), access.ErrForbidden, `"" \" \n internal`},
 		{"non-ASCII", wrap("ä\u2028\x00\x1b", access.ErrInvalid), access.ErrInvalid, "ä\u2028\x00\x1b"},
