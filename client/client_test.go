@@ -451,6 +451,7 @@ func TestExtensions(t *testing.T) {
 		"POST " + clusterID + prefix + "agents/default/joinToken":                        `{"token":"spj1.x","expiresOn":"2026-01-02T03:04:05Z"}`,
 		"GET " + clusterID + prefix + "agents/default":                                   `{"connected":true,"since":"2026-01-02T03:04:05Z","reconciler":{"connected":false},"proxy":{"connected":true,"since":"2026-01-02T03:04:05Z"},"generation":2,"gatewayAddress":"gw:1","caHash":"sha256:x"}`,
 		"GET " + clusterID + "/trustedAccessRoleBindings/b1" + prefix + "status/default": `{"properties":{"state":"Applied","generation":3,"appliedGeneration":3,"appliedAt":"2026-01-02T03:04:05Z","tookMs":120}}`,
+		"GET " + clusterID + prefix + "status/default":                                   `{"properties":{"agent":{"connected":true,"generation":2},"accessPolicy":{"locked":true},"bindings":[{"name":"b1","status":{"state":"InForce","tookMs":7},"accessPolicy":{"lockReason":"r"}}]}}`,
 		"POST " + sourceID + prefix + "managedIdentities/default/listCredentials":        `{"identityEndpoint":"http://127.0.0.1:1/msi/token","identityHeader":"h"}`,
 		"PUT " + sourceID: `{"id":"` + sourceID + `","identity":{"type":"SystemAssigned","principalId":"p"}}`,
 		"GET /subscriptions/" + sub + "/providers/Microsoft.ContainerService/locations/eastus/trustedAccessRoles": `{"value":[{"sourceResourceType":"A/b","name":"r","rules":[{"verbs":["get"]}]}]}`,
@@ -477,6 +478,10 @@ func TestExtensions(t *testing.T) {
 	}
 	if s, err := c.BindingStatus(ctx, bindingID(t)); err != nil || s.Properties.TookMs != 120 {
 		t.Errorf("status %+v, %v", s, err)
+	}
+	if s, err := c.ClusterStatus(ctx, cluster); err != nil || !s.Properties.Agent.Connected || !s.Properties.Policy.Locked || s.Properties.Bindings[0].Name != "b1" ||
+		s.Properties.Bindings[0].Status.TookMs != 7 || s.Properties.Bindings[0].Policy.LockReason != "r" {
+		t.Errorf("cluster status %+v, %v", s, err)
 	}
 	if cr, err := c.IdentityCredentials(ctx, source); err != nil || cr.Header != "h" {
 		t.Errorf("credentials %+v, %v", cr, err)

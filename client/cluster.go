@@ -121,3 +121,33 @@ func (c *Client) AgentStatus(ctx context.Context, cluster access.ResourceID) (Ag
 	var s AgentStatus
 	return s, c.get(ctx, agentPath(cluster), genericVersion, &s)
 }
+
+// ClusterStatus is all that can change about a cluster and its bindings, at one
+// moment.
+type ClusterStatus struct {
+	Body
+	Properties ClusterStatusProperties `json:"properties"`
+}
+
+// UnmarshalJSON reads the properties, wrapped or not.
+func (s *ClusterStatus) UnmarshalJSON(b []byte) error { return decodeProperties(b, &s.Properties) }
+
+// ClusterStatusProperties is what the control plane knows of a cluster.
+type ClusterStatusProperties struct {
+	Agent    AgentStatusProperties  `json:"agent"`
+	Policy   AccessPolicyProperties `json:"accessPolicy"` // of the cluster; zero bounds nothing
+	Bindings []NamedBindingStatus   `json:"bindings"`     // by name
+}
+
+// NamedBindingStatus is one of a cluster's bindings.
+type NamedBindingStatus struct {
+	Name   string                  `json:"name"`
+	Status BindingStatusProperties `json:"status"`
+	Policy AccessPolicyProperties  `json:"accessPolicy"` // of the binding; zero bounds nothing
+}
+
+// ClusterStatus reads the status of a cluster, its agent and its bindings.
+func (c *Client) ClusterStatus(ctx context.Context, cluster access.ResourceID) (ClusterStatus, error) {
+	var s ClusterStatus
+	return s, c.get(ctx, cluster.String()+"/providers/Sallyport.Gateway/status/default", genericVersion, &s)
+}

@@ -118,19 +118,29 @@ func (c *cli) printRecords(records iter.Seq2[client.AuditRecord, error]) error {
 		if err != nil {
 			return err
 		}
-		line := append(asciiJSON(r.Raw), '\n')
-		if c.format == formatYAML {
-			text, err := yaml.JSONToYAML(line)
-			if err != nil {
-				return fmt.Errorf("print: %w", err)
-			}
-			line = append([]byte("---\n"), text...)
-		}
-		if _, err := c.stdout.Write(line); err != nil {
+		if err := c.printLine(r.Raw); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printLine writes one of many bodies: a line of JSON, or a YAML document.
+func (c *cli) printLine(raw json.RawMessage) error {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, raw); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	line := append(asciiJSON(compact.Bytes()), '\n')
+	if c.format == formatYAML {
+		text, err := yaml.JSONToYAML(line)
+		if err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
+		line = append([]byte("---\n"), text...)
+	}
+	_, err := c.stdout.Write(line)
+	return err
 }
 
 // asciiJSON escapes what is not ASCII, which JSON has in strings only: some of it

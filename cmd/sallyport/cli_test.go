@@ -105,13 +105,15 @@ func (f *fakeARM) run(t *testing.T, stdin string, args ...string) (code int, std
 }
 
 const (
-	bindingPath = testCluster + "/trustedAccessRoleBindings/b1"
-	statusPath  = bindingPath + "/providers/Sallyport.Gateway/status/default"
-	bindingBody = `{"id":"` + bindingPath + `","name":"b1","type":"Microsoft.ContainerService/managedClusters/trustedAccessRoleBindings","properties":{"provisioningState":"Succeeded","sourceResourceId":"` + testSource + `","roles":["` + testRole + `"]},"unknown":1}`
-	clusterBody = `{"id":"` + testCluster + `","name":"prod","location":"eastus","properties":{"provisioningState":"Succeeded"}}`
-	groupPath   = "/subscriptions/" + testSubscription + "/resourceGroups/rg"
-	succeeded   = `200 {"name":"op","status":"Succeeded"}`
-	notFound    = `404 {"code":"NotFound","message":"Could not find the trusted access role binding b1.","subcode":"GetTrustedAccessRoleBinding_NotFound"}`
+	clusterStatusPath = testCluster + "/providers/Sallyport.Gateway/status/default"
+	bindingPath       = testCluster + "/trustedAccessRoleBindings/b1"
+	statusPath        = bindingPath + "/providers/Sallyport.Gateway/status/default"
+	agentStatusPath   = testCluster + "/providers/Sallyport.Gateway/agents/default"
+	bindingBody       = `{"id":"` + bindingPath + `","name":"b1","type":"Microsoft.ContainerService/managedClusters/trustedAccessRoleBindings","properties":{"provisioningState":"Succeeded","sourceResourceId":"` + testSource + `","roles":["` + testRole + `"]},"unknown":1}`
+	clusterBody       = `{"id":"` + testCluster + `","name":"prod","location":"eastus","properties":{"provisioningState":"Succeeded"}}`
+	groupPath         = "/subscriptions/" + testSubscription + "/resourceGroups/rg"
+	succeeded         = `200 {"name":"op","status":"Succeeded"}`
+	notFound          = `404 {"code":"NotFound","message":"Could not find the trusted access role binding b1.","subcode":"GetTrustedAccessRoleBinding_NotFound"}`
 )
 
 func TestRoleBindingVerbs(t *testing.T) {
@@ -200,8 +202,12 @@ func TestRoleBindingVerbs(t *testing.T) {
 		{"list, none", []string{"rolebinding", "list", "--cluster-name", "prod", "-o", "yaml"}, "", map[string]string{"GET " + testCluster + "/trustedAccessRoleBindings": `200 {"value":[]}`}, 0, "value: []\n", nil, "GET"},
 		{
 			"show", []string{"rolebinding", "show", "--cluster-name", "prod", "-n", "b1"}, "",
-			map[string]string{"GET " + bindingPath: "200 " + bindingBody, "GET " + statusPath: `200 {"properties":{"state":"Failed","generation":2,"appliedGeneration":1,"message":"role above the ceiling"}}`},
-			0, "b1", []string{"stored, not in force in the cluster (Failed): role above the ceiling"}, "GET GET GET GET",
+			map[string]string{"GET " + bindingPath: "200 " + bindingBody, "GET " + statusPath: `200 {"properties":{"state":"Failed","generation":2,"appliedGeneration":1,"appliedAt":"2026-01-02T03:04:05Z","message":"role above the ceiling"}}`,
+				"GET " + agentStatusPath: `200 {"properties":{"connected":true,"since":"2026-01-02T03:04:00Z","generation":1}}`},
+			0, "b1", []string{
+				"stored, not in force in the cluster (Failed): role above the ceiling; still in force is what was written before (generation 1, since 2026-01-02T03:04:05Z)",
+				"agent: connected since 2026-01-02T03:04:00Z",
+			}, "GET GET GET GET GET",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -231,13 +237,15 @@ func TestRoleBindingVerbs(t *testing.T) {
 }
 
 func TestClusterVerbs(t *testing.T) {
-	agent := testCluster + "/providers/Sallyport.Gateway/agents/default"
+	agent := agentStatusPath
 	sub := "/subscriptions/" + testSubscription
 	answers := map[string]string{
 		"GET " + testCluster: `404 {"error":{"code":"ResourceNotFound","message":"m"}}`, "GET " + testCluster + "+": "200 " + clusterBody,
 		"PUT " + sub: `200 {"id":"` + sub + `"}`, "PUT " + groupPath: `201 {"id":"` + groupPath + `","location":"eastus"}`,
 		"PUT " + testCluster: "201 " + clusterBody, "GET /op": succeeded,
-		"GET " + agent:                 `200 {"properties":{"connected":true,"since":"2026-01-02T03:04:05Z","generation":1}}`,
+		"GET " + agent: `200 {"properties":{"connected":true,"since":"2026-01-02T03:04:05Z","generation":1}}`,
+		"GET " + clusterStatusPath: `200 {"properties":{"agent":{"connected":true,"since":"2026-01-02T03:04:05Z","generation":1},"accessPolicy":{"locked":true,"lockReason":"4711"},"bindings":[
+			{"name":"b1","status":{"state":"Waiting","generation":3,"appliedGeneration":2,"appliedAt":"2026-01-02T03:04:06Z","tookMs":1250,"waitingFor":"the agent"},"accessPolicy":{"locked":false}}]}}`,
 		"POST " + agent + "/joinToken": `200 {"token":"sallyport-join-v1.x","expiresOn":"2026-01-02T03:04:05Z"}`,
 	}
 	f := newFakeARM(t, answers)
@@ -250,8 +258,9 @@ func TestClusterVerbs(t *testing.T) {
 	if code, _, stderr := f.run(t, "", "cluster", "register", "-g", "rg", "-n", "prod", "-l", "eastus"); code != 5 || !strings.Contains(stderr, "hint: for another agent") {
 		t.Errorf("register again: %d\n%s", code, stderr)
 	}
-	if code, stdout, _ := f.run(t, "", "cluster", "show", "-n", "prod"); code != 0 || !strings.Contains(stdout, "connected since 2026-01-02T03:04:05Z   1") {
-		t.Errorf("show: %d\n%s", code, stdout)
+	if code, stdout, stderr := f.run(t, "", "cluster", "show", "-n", "prod"); code != 0 || !strings.Contains(stdout, "connected since 2026-01-02T03:04:05Z   1") ||
+		!strings.Contains(stdout, "b1        Waiting      generation 3   generation 2   2026-01-02T03:04:06Z   1.25s   waiting for the agent\n") || !strings.Contains(stderr, "cluster prod is LOCKED: 4711") {
+		t.Errorf("show: %d\n%s%s", code, stdout, stderr)
 	}
 	if code, stdout, stderr := f.run(t, "", "cluster", "join-token", "-n", "prod"); code != 0 || stdout != "sallyport-join-v1.x\n" || !strings.Contains(stderr, "valid once, until 2026") {
 		t.Errorf("join-token: %d\n%s%s", code, stdout, stderr)
@@ -406,7 +415,7 @@ func TestAgentText(t *testing.T) {
 		{client.AgentStatusProperties{Reconciler: on}, "reconciler connected since 2026-01-02T03:04:05Z, proxy not connected"},
 		{client.AgentStatusProperties{Proxy: on}, "reconciler not connected, proxy connected since 2026-01-02T03:04:05Z"},
 	} {
-		if got := agentText(client.AgentStatus{Properties: c.agent}); got != c.want {
+		if got := agentText(c.agent); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.agent, got, c.want)
 		}
 	}

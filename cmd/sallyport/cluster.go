@@ -128,63 +128,6 @@ func newClusterListCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func newClusterShowCommand(c *cli) *cobra.Command {
-	var name string
-	cmd := &cobra.Command{
-		Use:     "show",
-		Short:   "Show a cluster, and whether its agent is connected",
-		Example: "  sallyport cluster show -g sallyport -n prod",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			id, err := c.clusterID(name)
-			if err != nil {
-				return err
-			}
-			api, err := c.connect()
-			if err != nil {
-				return err
-			}
-			cluster, err := api.Cluster(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			if c.format != formatTable {
-				return c.print(cluster.Raw)
-			}
-			agent, err := api.AgentStatus(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			if err := c.notePolicies(cmd.Context(), api, id); err != nil {
-				return err
-			}
-			return c.print(nil, append(clusterHeading(), "AGENT", "ENROLMENT"),
-				append(clusterRow(cluster), agentText(agent), fmt.Sprint(agent.Properties.Generation)))
-		},
-	}
-	cmd.Flags().StringVarP(&name, "name", "n", "", "cluster name (required)")
-	mustRequire(cmd, "name")
-	return cmd
-}
-
-// agentText names the halves only when one is missing.
-func agentText(a client.AgentStatus) string {
-	link := func(connected bool, since time.Time) string {
-		switch {
-		case !connected:
-			return "not connected"
-		case since.IsZero():
-			return "connected"
-		}
-		return "connected since " + since.UTC().Format(time.RFC3339)
-	}
-	p := a.Properties
-	if p.Reconciler.Connected != p.Proxy.Connected {
-		return "reconciler " + link(p.Reconciler.Connected, p.Reconciler.Since) + ", proxy " + link(p.Proxy.Connected, p.Proxy.Since)
-	}
-	return link(p.Connected, p.Since)
-}
-
 func newClusterDeleteCommand(c *cli) *cobra.Command {
 	var name string
 	var yes, noWait bool

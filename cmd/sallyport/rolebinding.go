@@ -237,7 +237,11 @@ func explainRefusal(err error) error {
 // propagation says in words how far a binding has got into its cluster.
 func propagation(s client.BindingStatusProperties) string {
 	if s.State == "InForce" {
-		return fmt.Sprintf("in force in the cluster after %s", time.Duration(s.TookMs)*time.Millisecond)
+		text := "in force in the cluster"
+		if s.TookMs > 0 {
+			text += fmt.Sprintf(" after %s", time.Duration(s.TookMs)*time.Millisecond)
+		}
+		return text + appliedText(s)
 	}
 	text := fmt.Sprintf("stored, not in force in the cluster (%s)", s.State)
 	if s.WaitingFor != "" {
@@ -246,7 +250,18 @@ func propagation(s client.BindingStatusProperties) string {
 	if s.Message != "" {
 		text += ": " + s.Message
 	}
+	if s.AppliedGeneration > 0 {
+		text += "; still in force is what was written before" + appliedText(s)
+	}
 	return text
+}
+
+// appliedText names the generation that the cluster has.
+func appliedText(s client.BindingStatusProperties) string {
+	if s.AppliedAt.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" (generation %d, since %s)", s.AppliedGeneration, s.AppliedAt.UTC().Format(time.RFC3339))
 }
 
 func bindingHeading() []string { return []string{"NAME", "STATE", "SOURCE", "ROLES"} }
@@ -259,7 +274,7 @@ func newRoleBindingShowCommand(c *cli) *cobra.Command {
 	var f bindingFlags
 	cmd := &cobra.Command{
 		Use:     "show",
-		Short:   "Show a binding, and whether it is in force in the cluster",
+		Short:   "Show a binding, what of it is in force in the cluster, and since when",
 		Example: "  sallyport rolebinding show -g sallyport --cluster-name prod -n ml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -281,6 +296,11 @@ func newRoleBindingShowCommand(c *cli) *cobra.Command {
 					return err
 				}
 				c.notef("%s", propagation(status.Properties))
+				agent, err := api.AgentStatus(cmd.Context(), id.Parent())
+				if err != nil {
+					return err
+				}
+				c.notef("agent: %s", agentText(agent.Properties))
 				if err := c.notePolicies(cmd.Context(), api, id.Parent(), id); err != nil {
 					return err
 				}

@@ -39,14 +39,19 @@ type PolicySystemData struct {
 
 // NewAccessPolicy shows p, which lies at path.
 func NewAccessPolicy(path Path, p access.Policy) AccessPolicy {
-	shown := AccessPolicy{
+	return AccessPolicy{
 		ID: path.String(), Name: path[len(path)-1], Type: path.Type(), ETag: ETag(p.ETag),
-		Properties: AccessPolicyProperties{Locked: p.Locked, LockReason: p.LockReason, AllowedSourceRanges: p.AllowedSourceRanges},
+		Properties: PolicyProperties(p),
 		SystemData: PolicySystemData{LastModifiedBy: p.Written.ObjectID, LastModifiedAt: p.Written.At.UTC()},
 	}
+}
+
+// PolicyProperties shows what p bounds.
+func PolicyProperties(p access.Policy) AccessPolicyProperties {
+	shown := AccessPolicyProperties{Locked: p.Locked, LockReason: p.LockReason, AllowedSourceRanges: p.AllowedSourceRanges}
 	if !p.ExpiresOn.IsZero() {
 		at := p.ExpiresOn.UTC()
-		shown.Properties.ExpiresOn = &at
+		shown.ExpiresOn = &at
 	}
 	return shown
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
 )
 
@@ -61,14 +62,18 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 	if err != nil {
 		return reply{}, err
 	}
-	agent := c.agent(cluster.Value.UID)
+	return reply{status: http.StatusOK, body: q.extension(c.agentStatus(cluster.Value))}, nil
+}
+
+func (c *ControlPlane) agentStatus(cluster access.Cluster) agentStatus {
+	agent := c.agent(cluster.UID)
 	s := agentStatus{
-		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Value.Generation, JoinIssued: cluster.Value.JoinIssued,
-		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.Value.UID,
+		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Generation, JoinIssued: cluster.JoinIssued,
+		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.UID,
 		GatewayAddress: c.cfg.GatewayAddress, CAHash: c.cfg.CAHash,
 	}
 	if c.cfg.ClusterAddress != nil {
-		s.ClusterAddress = c.cfg.ClusterAddress(cluster.Value.UID)
+		s.ClusterAddress = c.cfg.ClusterAddress(cluster.UID)
 	}
 	if agent.connected() {
 		since := agent.reconciler.since
@@ -80,7 +85,7 @@ func (c *ControlPlane) getAgent(ctx context.Context, q *request) (reply, error) 
 	if !agent.reported.IsZero() {
 		s.Reported = agent.reported.UTC().Format(time.RFC3339Nano)
 	}
-	return reply{status: http.StatusOK, body: q.extension(s)}, nil
+	return s
 }
 
 // agent is what is known of a cluster's agent. A feed that is wedged, open and

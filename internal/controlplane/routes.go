@@ -95,6 +95,7 @@ func (c *ControlPlane) table() []route {
 		{get, cluster, owner, c.getCluster},
 		{put, cluster, owner, c.putCluster},
 		{del, cluster, owner, c.deleteCluster},
+		{get, cluster + ours + "/status/default", owner, c.getClusterStatus},
 
 		{get, cluster + "/trustedAccessRoleBindings", owner, c.listBindings},
 		{get, binding, owner, c.getBinding},
