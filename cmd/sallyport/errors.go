@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/client"
 )
 
 // Exit codes; doc.go and the root command's help explain them.
@@ -72,10 +75,34 @@ func hintOf(cmd *cobra.Command, err error) string {
 		return hinted.hint
 	case errors.As(err, &usage) && cmd != nil:
 		return fmt.Sprintf("see '%s --help'", cmd.CommandPath())
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: start 'sallyport server', or name another server's operator file with --operator"
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return "the server is not the one that wrote the operator file: its certificate is of another CA, or for another name"
+	case errors.Is(err, access.ErrNotFound):
+		return notFoundHint(err)
 	case errors.Is(err, access.ErrUnauthenticated):
 		return "the operator file (--operator) may belong to another server, or be older than the server's data"
 	case errors.Is(err, access.ErrForbidden):
 		return "only owners of the subscription may do this, and a resource's own identity never"
+	}
+	return ""
+}
+
+// notFoundHint says where to look for the right name.
+func notFoundHint(err error) string {
+	var e *client.Error
+	switch {
+	case !errors.As(err, &e):
+		return ""
+	case e.Code == "SubscriptionNotFound":
+		return "the operator file names the subscription unless --subscription does; 'sallyport cluster register' creates one that is missing"
+	case e.Code == "ResourceGroupNotFound":
+		return "-g names the resource group; 'sallyport cluster list' shows the clusters of all"
+	case e.Subcode == "GetTrustedAccessRoleBinding_NotFound":
+		return "'sallyport rolebinding list --cluster-name CLUSTER' shows what there is"
+	case strings.Contains(e.Message, access.ClusterType):
+		return "'sallyport cluster list' shows what there is, and 'sallyport cluster register' adds one"
 	}
 	return ""
 }
