@@ -60,6 +60,10 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitOK
 	}
+	var child childExit
+	if errors.As(err, &child) {
+		return int(child)
+	}
 	fmt.Fprintf(c.stderr, "error: %s\n", printable(access.Message(err)))
 	if hint := hintOf(cmd, err); hint != "" {
 		fmt.Fprintf(c.stderr, "hint: %s\n", printable(hint))
@@ -109,7 +113,10 @@ func notFoundHint(err error) string {
 
 func exitCode(err error) int {
 	var usage usageError
+	var child childError
 	switch {
+	case errors.As(err, &child):
+		return child.code
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, access.ErrNotFound):

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(mainWithCluster{m}, map[string]func(){"sallyport": main})
+	testscript.Main(mainWithCluster{m}, map[string]func(){"sallyport": main, "fetch": fetchMain})
 }
 
 // TestScripts runs the scripts that need no server.

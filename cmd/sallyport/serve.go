@@ -121,9 +121,14 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 		log:    s.log,
 		origin: origin,
 		tls: &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			NextProtos:     []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.authority.ServerCertificate(names) },
+			MinVersion: tls.VersionTLS12,
+			NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+				if cert, err := s.hosts.Certificate(hello.ServerName); cert != nil || err != nil {
+					return cert, err
+				}
+				return s.authority.ServerCertificate(names)
+			},
 			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 				if enroll.IsAgent(hello) {
 					return agents, nil
@@ -158,6 +163,10 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	defer s.serving.Done()
 	if s.gateway.HasHost(r) {
 		s.gateway.ServeHTTP(w, r)
+		return
+	}
+	if part, ok := azurePart(r); ok {
+		s.serveAzure(part, w, r)
 		return
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")

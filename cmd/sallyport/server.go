@@ -29,6 +29,7 @@ import (
 	"github.com/sallyport/sallyport/internal/durable"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/gateway"
+	"github.com/sallyport/sallyport/internal/hostcert"
 	"github.com/sallyport/sallyport/internal/idp"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/telemetry"
@@ -193,6 +194,7 @@ type server struct {
 	audit     *audit.File
 	record    audit.Log // into audit, and counted
 	authority *enroll.Authority
+	hosts     *hostcert.Authority
 	keys      *idp.Keys
 	index     *authorize.Index
 	hub       *tunnel.Hub
@@ -319,6 +321,9 @@ func (s *server) openState(ctx context.Context) (err error) {
 		return err
 	}
 	if err := durable.Replace(dir("ca.crt"), s.authority.CACertPEM()); err != nil {
+		return err
+	}
+	if s.hosts, err = hostcert.Open(dir("hosts"), time.Now); err != nil {
 		return err
 	}
 	if s.keys, err = idp.OpenKeys(dir("keys")); err != nil {
@@ -461,6 +466,8 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 			}
 			return token.Text(), expires, nil
 		},
+		AzureHosts:     hostcert.Names(),
+		AzureHostsCA:   string(s.hosts.CertPEM()),
 		GatewayAddress: s.advertise,
 		ClusterAddress: s.clusterAddress,
 		CAHash:         s.authority.CAHash(),

@@ -85,6 +85,11 @@ type Config struct {
 	// AgentTimeout is how long a binding's write waits for the cluster's
 	// agent; default 60 s.
 	AgentTimeout time.Duration
+	// AzureHosts are the names of Azure's hosts on which this server answers, and
+	// AzureHostsCA is the PEM certificate of the CA that speaks for them. Empty:
+	// not served.
+	AzureHosts   []string
+	AzureHostsCA string
 	// LoginEndpoint is the authority in 401 challenges; default
 	// https://login.windows.net, as the real service.
 	LoginEndpoint string

@@ -55,6 +55,7 @@ func (c *ControlPlane) table() []route {
 		{put, sub, signedIn, c.putSubscription},
 		{get, "/tenants", signedIn, c.listTenants},
 		{get, "/metadata/endpoints", open, c.getMetadata},
+		{get, ours + "/azureHosts/default", open, c.getAzureHosts},
 
 		{get, "/providers", signedIn, c.listProviders},
 		{get, "/providers/{namespace}", signedIn, c.getProvider},
