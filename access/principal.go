@@ -16,7 +16,10 @@ type Principal struct {
 	// Resource is the source behind a managed-identity token, from xms_mirid;
 	// zero for a user or a plain application.
 	Resource ResourceID
-	Expires  time.Time // the token's own end
+	// Groups are the object ids of the groups that the token says the caller is
+	// in; nil if it does not say, as when there are too many.
+	Groups  []string
+	Expires time.Time // the token's own end
 }
 
 // UserAssignedType is the type of identities that Trusted Access refuses

@@ -48,7 +48,8 @@ func newAddressRules(cfg serverConfig, tags *addresses.Tags) (r addressRules, er
 	return r, nil
 }
 
-// remote is a caller's address for logs and records. It decides nothing, so of
+// remote is a caller's address for logs and records, and to count failed
+// sign-ins by. It decides nothing else, so of
 // a request whose address is in doubt it tells the last one that is known.
 func (r addressRules) remote(req *http.Request) string {
 	from, _ := r.proxies.Client(req)

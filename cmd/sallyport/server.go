@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/controlplane"
+	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/durable"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/gateway"
@@ -57,6 +58,11 @@ type serverConfig struct {
 	// IdentityListen is the loopback address of the plain-HTTP
 	// managed-identity endpoint.
 	IdentityListen string
+	// ArcTokens is the folder in which workloads that use the protocol of Azure Arc
+	// find what proves that they run here. Clients believe only
+	// /var/opt/azcmagent/tokens, and read files of this process's user. Empty:
+	// not served.
+	ArcTokens string
 	// EtcdEndpoints use an external etcd cluster instead of one in this
 	// process. Beyond loopback they must be https, with EtcdCA, and EtcdCert
 	// and EtcdKey if the cluster asks its clients for a certificate.
@@ -157,6 +163,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.ClusterDomain, "cluster-domain", "", "domain below which each cluster has a host name, UID.DOMAIN, beside its path on the gateway")
 	f.DurationVar(&cfg.TokenGrace, "token-grace", cfg.TokenGrace, "how long a request under way may outlive its token")
 	f.StringVar(&cfg.IdentityListen, "identity-listen", cfg.IdentityListen, "loopback address of the managed-identity endpoint")
+	f.StringVar(&cfg.ArcTokens, "arc-tokens", "", "serve Azure Arc's managed-identity protocol, with its challenges in this folder (clients want /var/opt/azcmagent/tokens)")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "external etcd cluster (default: etcd in this process)")
 	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file with the external etcd cluster's CA")
 	f.StringVar(&cfg.EtcdCert, "etcd-cert", "", "PEM file with this server's certificate for etcd")
@@ -196,6 +203,7 @@ type server struct {
 	authority *enroll.Authority
 	hosts     *hostcert.Authority
 	keys      *idp.Keys
+	directory *directory.Directory
 	index     *authorize.Index
 	hub       *tunnel.Hub
 	arm, data *authenticate.Verifier
@@ -375,14 +383,20 @@ func etcdTLS(cfg serverConfig) (*tls.Config, error) {
 
 // build makes the parts and connects them; nothing runs yet.
 func (s *server) build(op operator, identityEndpoint string) (err error) {
+	own := "https://" + s.advertise
+	s.directory = directory.New(s.store)
 	s.idp, err = idp.New(idp.Config{
 		BaseURL:   func(r *http.Request) string { return "https://" + r.Host },
 		Keys:      s.keys,
-		Directory: directory{s.store},
+		Directory: identities{s.directory, s.store},
 		Metrics:   s.registry,
 		Logger:    s.log.With("part", "idp"),
-		// Terraform asks for a token for the ARM address it was given.
-		AllowAudience: func(audience string) bool { return strings.TrimSuffix(audience, "/") == "https://"+s.advertise },
+		Address:   own,
+		Remote:    s.addresses.remote,
+		ArcTokens: s.cfg.ArcTokens,
+		// Terraform asks for a token for the ARM address it was given, and az, in a
+		// cloud that was registered by hand, for the Graph address.
+		Aliases: map[string]string{own: directory.ARM, own + "/graph": directory.Graph},
 	})
 	if err != nil {
 		return err

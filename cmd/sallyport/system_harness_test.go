@@ -24,9 +24,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/idp"
+	"github.com/sallyport/sallyport/internal/store"
 )
 
 const (
@@ -521,17 +521,18 @@ func (s *system) records() []audit.Record {
 
 // forgery is a second identity provider that signs with the server's own keys,
 // to make the tokens that the server itself would not.
-type forgery struct{ identity idp.Identity }
-
-func (f forgery) Application(context.Context, string) (idp.Application, error) {
-	return idp.Application{}, access.ErrNotFound
+type forgery struct {
+	idp.Directory // nobody asks it anything else
+	identity      idp.Identity
 }
 
-func (f forgery) ManagedIdentity(context.Context, string) (idp.Identity, error) {
+func (f forgery) API(context.Context, string, string) (store.Application, error) {
+	return store.Application{ClientID: idp.DataPlaneAudience}, nil
+}
+
+func (f forgery) ManagedIdentity(context.Context, string, idp.WantedIdentity) (idp.Identity, error) {
 	return f.identity, nil
 }
-
-func (f forgery) HasTenant(context.Context, string) (bool, error) { return true, nil }
 
 // buffer is a [bytes.Buffer] for several goroutines.
 type buffer struct {

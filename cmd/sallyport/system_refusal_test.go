@@ -29,7 +29,7 @@ func (s *system) forge(identity idp.Identity, now time.Time) string {
 	}
 	provider, err := idp.New(idp.Config{
 		BaseURL: func(*http.Request) string { return s.url }, Keys: keys,
-		Directory: forgery{identity}, Now: func() time.Time { return now },
+		Directory: forgery{identity: identity}, Now: func() time.Time { return now },
 	})
 	if err != nil {
 		s.t.Fatal(err)

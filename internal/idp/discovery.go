@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -38,7 +37,7 @@ func discoveryV1(p *Provider, c *call) (any, *oauthError) {
 }
 
 func discoveryV2(p *Provider, c *call) (any, *oauthError) {
-	return p.discovery(c.request, c.tenant, func(host, id string) string { return host + "/" + id + "/v2.0" }, "/v2.0")
+	return p.discovery(c.request, c.tenant, issuerV2, "/v2.0")
 }
 
 // discovery describes the endpoints of one tenant and version. The v1 document
@@ -47,7 +46,7 @@ func discoveryV2(p *Provider, c *call) (any, *oauthError) {
 // issuer of the v2 document, which MSAL reads, is on our own host, since MSAL
 // refuses one that is not on the authority's.
 func (p *Provider) discovery(r *http.Request, tenant string, issuer func(host, tenant string) string, version string) (any, *oauthError) {
-	id, failure := p.tenantOf(r.Context(), tenant, true)
+	id, failure := p.tenantID(r.Context(), tenant)
 	if failure != nil {
 		return nil, failure
 	}
@@ -82,7 +81,7 @@ func (p *Provider) discovery(r *http.Request, tenant string, issuer func(host, t
 
 // jwksOf serves the same keys for each tenant that exists.
 func jwksOf(p *Provider, c *call) (any, *oauthError) {
-	if _, failure := p.tenantOf(c.request.Context(), c.tenant, true); failure != nil {
+	if _, failure := p.tenantID(c.request.Context(), c.tenant); failure != nil {
 		return nil, failure
 	}
 	return json.RawMessage(p.cfg.Keys.JWKS()), nil
@@ -114,15 +113,15 @@ func instance(p *Provider, c *call) (any, *oauthError) {
 	if err != nil || authority.Scheme != "https" || authority.User != nil {
 		return nil, unknown
 	}
-	own := append([]string{strings.TrimPrefix(p.cfg.BaseURL(r), "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
-	if !slices.ContainsFunc(own, func(h string) bool { return strings.EqualFold(h, authority.Host) }) {
+	if !p.isOwnHost(r, authority.Host) {
 		return nil, unknown
 	}
-	named, _, ok := splitPath(authority.EscapedPath())
+	path, ok := cleanPath(authority.EscapedPath())
+	named, _, _ := strings.Cut(path, "/")
 	if !ok {
 		return nil, unknown
 	}
-	if _, failure := p.tenantOf(r.Context(), named, true); failure != nil {
+	if _, failure := p.tenantID(r.Context(), named); failure != nil {
 		return nil, failure
 	}
 	version := query.Get("api-version")

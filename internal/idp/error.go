@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,7 +37,7 @@ func methodNotAllowed(method, allowed string) *oauthError {
 }
 
 func unknownTenant(tenant string) *oauthError {
-	return fail(http.StatusBadRequest, "invalid_request", 90002, "Tenant '%s' not found. Check to make sure you have the correct tenant ID; it must be a GUID.", clip(tenant))
+	return fail(http.StatusBadRequest, "invalid_request", 90002, "Tenant '%s' not found. Check to make sure you have the correct tenant ID, or a verified domain of the tenant.", clip(tenant))
 }
 
 func unavailable(cause error) *oauthError {
@@ -104,8 +105,17 @@ func (p *Provider) reply(w http.ResponseWriter, c *call, answer any, failure *oa
 			w.Header().Set("WWW-Authenticate", `Basic realm="sallyport"`)
 		}
 	}
+	pg, isPage := answer.(page)
+	if failure != nil && c.page {
+		pg, isPage = page{Title: "That did not work", Text: "AADSTS" + strconv.Itoa(failure.code) + ": " + failure.text, status: failure.status}, true
+	}
+	if isPage {
+		status = cmp.Or(pg.status, http.StatusOK)
+		writePage(w, pg)
+	} else {
+		writeJSON(w, status, answer)
+	}
 	p.metrics.answered(c.name, status)
-	writeJSON(w, status, answer)
 	p.cfg.Logger.Info("identity provider", append(fields, "status", status)...)
 }
 

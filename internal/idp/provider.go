@@ -5,38 +5,43 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/store"
 )
 
-// Directory knows who exists. What it does not know is an
-// [access.ErrNotFound]; any other error is answered as unavailable.
+// Directory knows who exists; [directory.Directory] is one but for managed
+// identities. What it does not know is an [access.ErrNotFound]; any other error
+// is answered as unavailable.
 type Directory interface {
-	// Application returns the application with this client id (a GUID).
-	Application(ctx context.Context, clientID string) (Application, error)
-	// ManagedIdentity returns the system-assigned identity of the resource
-	// with this uid.
-	ManagedIdentity(ctx context.Context, resourceUID string) (Identity, error)
-	// HasTenant reports whether the tenant (a GUID in lower case) exists.
-	HasTenant(ctx context.Context, tenantID string) (bool, error)
+	// Tenant returns the tenant with this id or verified domain.
+	Tenant(ctx context.Context, name string) (store.Tenant, error)
+	// Home returns the tenant that an application is of, "" for all.
+	Home(ctx context.Context, clientID string) (tenantID string, err error)
+	// Application returns the tenant's application with this client id (a GUID).
+	Application(ctx context.Context, tenantID, clientID string) (store.Application, error)
+	// API returns the tenant's application that an audience means.
+	API(ctx context.Context, tenantID, audience string) (store.Application, error)
+	// User returns the tenant's user with this object id or UPN.
+	User(ctx context.Context, tenantID, name string) (store.User, error)
+	// Groups returns the ids of all groups that an object is in.
+	Groups(ctx context.Context, tenantID, objectID string) ([]string, error)
+	// ManagedIdentity returns the identity that is wanted of those that the
+	// resource with this uid may use.
+	ManagedIdentity(ctx context.Context, resourceUID string, want WantedIdentity) (Identity, error)
 }
 
-// Application is a program with a secret of its own.
-type Application struct {
-	TenantID   string
-	ClientID   string
-	ObjectID   string // of its service principal
-	SecretHash string // by HashSecret
-}
-
-// Identity is a resource's system-assigned managed identity.
+// Identity is a managed identity.
 type Identity struct {
-	ResourceID access.ResourceID
+	ResourceID access.ResourceID // whose it is
+	Location   string            // of that resource
 	TenantID   string
 	ObjectID   string
 	AppID      string
@@ -44,7 +49,8 @@ type Identity struct {
 
 // Lifetimes are how long tokens live; a zero means the default.
 type Lifetimes struct {
-	Application     time.Duration // 1 h
+	Application     time.Duration // 1 h; of users' tokens as well
+	RefreshToken    time.Duration // 90 days from its last use, as Entra's
 	ManagedIdentity time.Duration // 24 h and 5 min, as Entra's (spec/identity.md 1.2)
 }
 
@@ -58,12 +64,22 @@ type Config struct {
 	Hosts     []string
 	Keys      *Keys
 	Directory Directory
-	// AllowAudience admits audiences beside ARM's and Trusted Access's, such as
-	// the server's own URL, for which Terraform asks; nil admits none.
-	AllowAudience func(audience string) bool
-	Lifetimes     Lifetimes
-	Now           func() time.Time // nil for time.Now
-	Logger        *slog.Logger     // one line per request; nil discards
+	// Aliases are further audiences, without a slash at the end, and the client
+	// ids of the APIs they mean: the server's own URL, for which Terraform asks,
+	// is ARM.
+	Aliases map[string]string
+	// Address is this provider's own, https://host[:port], where a browser
+	// that no proxy leads here finds it. Default: as the client sees it.
+	Address string
+	// ArcTokens is the folder for the challenges of Arc's protocol; clients
+	// believe only /var/opt/azcmagent/tokens. Empty: not served.
+	ArcTokens string
+	// Remote tells a request's source address, by which failed sign-ins are
+	// counted. Default: the address of the connection.
+	Remote    func(*http.Request) string
+	Lifetimes Lifetimes
+	Now       func() time.Time // nil for time.Now
+	Logger    *slog.Logger     // one line per request; nil discards
 	// Metrics takes the provider's metrics; nil counts for nobody.
 	Metrics prometheus.Registerer
 }
@@ -71,9 +87,11 @@ type Config struct {
 // Provider is the identity provider. Safe for concurrent use; it has no
 // goroutines.
 type Provider struct {
-	cfg     Config
-	tokens  tokenCache
-	metrics *metrics
+	cfg      Config
+	tokens   tokenCache
+	attempts *attempts
+	devices  *deviceFlows
+	metrics  *metrics
 }
 
 // New returns a provider. A faulty configuration is an [access.ErrInvalid].
@@ -90,8 +108,11 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Lifetimes.Application < time.Minute || cfg.Lifetimes.ManagedIdentity < time.Minute {
 		return nil, fmt.Errorf("idp: lifetimes are %v, and must be at least a minute: %w", cfg.Lifetimes, access.ErrInvalid)
 	}
-	if cfg.AllowAudience == nil {
-		cfg.AllowAudience = func(string) bool { return false }
+	if cfg.Lifetimes.RefreshToken == 0 {
+		cfg.Lifetimes.RefreshToken = 90 * 24 * time.Hour
+	}
+	if cfg.Remote == nil {
+		cfg.Remote = func(r *http.Request) string { host, _, _ := net.SplitHostPort(r.RemoteAddr); return host }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -99,7 +120,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Provider{cfg: cfg, metrics: newMetrics(cfg.Metrics)}, nil
+	return &Provider{cfg: cfg, metrics: newMetrics(cfg.Metrics), attempts: newAttempts(cfg.Now), devices: newDeviceFlows()}, nil
 }
 
 // Issuer returns the "iss" of a tenant's tokens, which package authenticate is
@@ -108,93 +129,143 @@ func (p *Provider) Issuer(tenantID string) string { return tokenIssuer(strings.T
 
 func tokenIssuer(tenantID string) string { return "https://sts.windows.net/" + tenantID + "/" }
 
+// issuerV2 is that of v2 tokens, and of id_tokens of the v2 endpoint: the one
+// of the v2 discovery document, on the host that the client asked.
+func issuerV2(host, tenantID string) string { return host + "/" + tenantID + "/v2.0" }
+
 // call is one request to an endpoint.
 type call struct {
 	request *http.Request
 	name    string // of the endpoint, for the log
-	tenant  string // first segment of the path, in lower case; a GUID or not
+	tenant  string // first segment of the path, in lower case: an id, a domain or "common"
+	rest    string // of the path, where the route leaves some
 	client  string // its id, for the log
+	page    bool
 }
 
 // endpoint answers a call, with a value to be written as JSON or a failure.
 type endpoint func(p *Provider, c *call) (any, *oauthError)
 
 type route struct {
-	path   string // after the tenant, in lower case
+	path   string // after the tenant, in lower case; with a slash at the front: the whole; with one at the end: what begins so
 	method string
 	name   string // for the log
+	page   bool   // for people: refusals are pages as well
 	serve  endpoint
 }
 
 // routes returns all routes of the login host (spec/identity.md, checklist).
 func routes() []route {
+	const get, post = http.MethodGet, http.MethodPost
 	return []route{
-		{".well-known/openid-configuration", http.MethodGet, "discovery", discoveryV1},
-		{"v2.0/.well-known/openid-configuration", http.MethodGet, "discovery", discoveryV2},
-		{"discovery/keys", http.MethodGet, "keys", jwksOf},
-		{"discovery/v2.0/keys", http.MethodGet, "keys", jwksOf},
-		{"discovery/instance", http.MethodGet, "instance", instance}, // of "common" only
-		{"oauth2/token", http.MethodPost, "token", tokenV1},
-		{"oauth2/v2.0/token", http.MethodPost, "token", tokenV2},
+		{".well-known/openid-configuration", get, "discovery", false, discoveryV1},
+		{"v2.0/.well-known/openid-configuration", get, "discovery", false, discoveryV2},
+		{"discovery/keys", get, "keys", false, jwksOf},
+		{"discovery/v2.0/keys", get, "keys", false, jwksOf},
+		{"discovery/instance", get, "instance", false, instance}, // of "common" only
+		{"userrealm", get, "userrealm", false, userRealm},
+		{"userrealm/", get, "userrealm", false, userRealm},
+		{"oauth2/token", post, "token", false, tokenV1},
+		{"oauth2/v2.0/token", post, "token", false, tokenV2},
+		{"oauth2/devicecode", post, "devicecode", false, deviceCodeV1},
+		{"oauth2/v2.0/devicecode", post, "devicecode", false, deviceCodeV2},
+		{"/devicelogin", get, "devicelogin", true, deviceLogin},
+		{"/devicelogin", post, "devicelogin", true, deviceSignIn},
+		{"common/oauth2/deviceauth", get, "devicelogin", true, deviceLogin},
 	}
+}
+
+// serves reports whether the route is for a path, and returns its tenant and
+// what is after the route's own part.
+func (r route) serves(path string) (tenant, rest string, ok bool) {
+	if whole, found := strings.CutPrefix(r.path, "/"); found {
+		return "", "", path == whole
+	}
+	tenant, path, _ = strings.Cut(path, "/")
+	if strings.HasSuffix(r.path, "/") {
+		rest, ok = strings.CutPrefix(path, r.path)
+		return tenant, rest, ok && rest != ""
+	}
+	return tenant, "", path == r.path
 }
 
 // ServeHTTP is the login host.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	tenant, rest, ok := splitPath(r.URL.EscapedPath())
-	c := &call{request: r, name: "none", tenant: tenant}
+	c := &call{request: r, name: "none"}
 	var answer any
 	failure := notFound()
-	if ok {
-		for _, route := range routes() {
-			if route.path != rest {
-				continue
-			}
-			c.name = route.name
-			if route.method != r.Method {
-				w.Header().Set("Allow", route.method)
-				failure = methodNotAllowed(r.Method, route.method)
-				break
-			}
-			answer, failure = route.serve(p, c)
+	path, ok := cleanPath(r.URL.EscapedPath())
+	var allowed []string
+	for _, route := range routes() {
+		tenant, rest, serves := route.serves(path)
+		if !ok || !serves {
+			continue
 		}
+		c.name, c.page, c.tenant, c.rest = route.name, route.page, tenant, rest
+		if route.method == r.Method {
+			allowed = nil
+			answer, failure = route.serve(p, c)
+			break
+		}
+		allowed = append(allowed, route.method)
+	}
+	if allowed != nil {
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		failure = methodNotAllowed(r.Method, strings.Join(allowed, ", "))
 	}
 	p.reply(w, c, answer, failure)
 }
 
-// splitPath returns a path's tenant and the rest, in lower case. Nothing is
-// cleaned: an escape, a dot segment or an empty one is no path of ours. Only
-// the slash doubled by a login endpoint that ends in one is forgiven, since
-// Terraform sends it (spec/identity.md 7.6).
-func splitPath(escaped string) (tenant, rest string, ok bool) {
+// cleanPath returns a path in lower case, without the slash at its front.
+// Nothing else is cleaned: an escape, a dot segment or an empty one is no path
+// of ours. Only the slash doubled by a login endpoint that ends in one is
+// forgiven, since Terraform sends it (spec/identity.md 7.6), and the escape of
+// the @ in a user's name.
+func cleanPath(escaped string) (string, bool) {
 	path, ok := strings.CutPrefix(escaped, "/")
+	path = strings.ReplaceAll(path, "%40", "@")
 	if !ok || strings.ContainsAny(path, "%\\") {
-		return "", "", false
+		return "", false
 	}
 	path = strings.ToLower(strings.TrimPrefix(path, "/"))
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "" || segment == "." || segment == ".." {
-			return "", "", false
+			return "", false
 		}
 	}
-	return strings.Cut(path, "/")
+	return path, true
 }
 
-// tenantOf checks that a tenant exists. With shared set, common and
-// organizations will do, and give Entra's placeholder.
-func (p *Provider) tenantOf(ctx context.Context, tenant string, shared bool) (string, *oauthError) {
-	if shared && (tenant == "common" || tenant == "organizations") {
-		return "{tenantid}", nil
+// shared reports whether a path's tenant is none in particular.
+func shared(tenant string) bool { return tenant == "common" || tenant == "organizations" }
+
+// tenant returns the tenant with this id or domain.
+func (p *Provider) tenant(ctx context.Context, name string) (store.Tenant, *oauthError) {
+	if !access.IsGUID(name) && !strings.Contains(name, ".") {
+		return store.Tenant{}, unknownTenant(name)
 	}
-	if !access.IsGUID(tenant) {
-		return "", unknownTenant(tenant)
-	}
-	known, err := p.cfg.Directory.HasTenant(ctx, tenant)
+	tenant, err := p.cfg.Directory.Tenant(ctx, name)
 	switch {
-	case errors.Is(err, access.ErrNotFound), err == nil && !known:
-		return "", unknownTenant(tenant)
+	case errors.Is(err, access.ErrNotFound):
+		return tenant, unknownTenant(name)
 	case err != nil:
-		return "", unavailable(err)
+		return tenant, unavailable(err)
 	}
 	return tenant, nil
+}
+
+// tenantID is the id of a path's tenant, or Entra's placeholder for a shared
+// one.
+func (p *Provider) tenantID(ctx context.Context, name string) (string, *oauthError) {
+	if shared(name) {
+		return "{tenantid}", nil
+	}
+	tenant, failure := p.tenant(ctx, name)
+	return strings.ToLower(tenant.ID), failure
+}
+
+// isOwnHost reports whether a host (host or host:port) leads to this provider.
+func (p *Provider) isOwnHost(r *http.Request, host string) bool {
+	own := append([]string{strings.TrimPrefix(p.cfg.BaseURL(r), "https://"), strings.TrimPrefix(p.cfg.Address, "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
+	return host != "" && slices.ContainsFunc(own, func(h string) bool { return strings.EqualFold(h, host) })
 }

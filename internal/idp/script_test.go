@@ -3,13 +3,18 @@ package idp_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 func basic(id, secret string) string {
@@ -25,7 +30,13 @@ func basic(id, secret string) string {
 //	code == 200                                       from here on, checks of the answer
 //	header Name == value
 //	json a.b == text                                  a member, printed plainly
+//	claim a == text                                   a claim of the answer's access_token
+//	idclaim a == text                                 a claim of its id_token
 //	body contains text
+//	body lacks text
+//	save NAME json a.b                                keep a member as $NAME, form-encoded
+//	save NAME body REGEXP                             keep what its first group matches
+//	wait 5m                                           the clock goes on
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(scripts) == 0 {
@@ -38,12 +49,12 @@ func TestScripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := newWorld(t)
-			s := &script{world: w}
+			s := &script{world: w, saved: map[string]string{}}
 			for i, line := range strings.Split(w.expand(string(raw)), "\n") {
 				if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 					continue
 				}
-				if err := s.line(line); err != nil {
+				if err := s.line(os.Expand(line, s.variable)); err != nil {
 					t.Errorf("%s:%d: %s: %v", name, i+1, line, err)
 				}
 			}
@@ -61,6 +72,15 @@ type script struct {
 	world    *world
 	request  *http.Request
 	response *httptest.ResponseRecorder // nil before the first check
+	saved    map[string]string
+}
+
+// variable returns what was saved, and leaves what was not.
+func (s *script) variable(name string) string {
+	if v, ok := s.saved[name]; ok {
+		return v
+	}
+	return "$" + name
 }
 
 func (s *script) line(line string) error {
@@ -76,20 +96,84 @@ func (s *script) line(line string) error {
 		s.request = httptest.NewRequest(s.request.Method, s.request.URL.String(), strings.NewReader(rest))
 		s.request.Header = header
 		s.request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	case "wait":
+		d, err := time.ParseDuration(rest)
+		s.world.now = s.world.now.Add(d)
+		return err
+	case "save":
+		name, what, _ := strings.Cut(rest, " ")
+		return s.save(name, what)
 	default:
 		return s.check(word, rest)
 	}
 	return nil
 }
 
+func (s *script) save(name, what string) error {
+	kind, what, _ := strings.Cut(what, " ")
+	if err := s.send(); err != nil {
+		return err
+	}
+	if kind == "json" {
+		value, err := member(s.response.Body.Bytes(), what)
+		s.saved[name] = url.QueryEscape(value)
+		return err
+	}
+	found := regexp.MustCompile(what).FindStringSubmatch(html.UnescapeString(s.response.Body.String()))
+	if found == nil {
+		return fmt.Errorf("not found; body is %s", s.response.Body)
+	}
+	s.saved[name] = url.QueryEscape(found[1])
+	return nil
+}
+
+// send sends the request, once.
+func (s *script) send() error {
+	if s.response != nil {
+		return nil
+	}
+	if s.request == nil {
+		return errors.New("no request")
+	}
+	s.response = httptest.NewRecorder()
+	if s.request.URL.Scheme == "http" {
+		s.world.ManagedIdentity().ServeHTTP(s.response, s.request)
+	} else {
+		s.world.ServeHTTP(s.response, s.request)
+	}
+	return nil
+}
+
+// member prints a member of a JSON object, named by a path of dots.
+func member(raw []byte, path string) (string, error) {
+	var value any
+	if err := json.Unmarshal(raw, &value); err != nil {
+		return "", err
+	}
+	for name := range strings.SplitSeq(path, ".") {
+		object, _ := value.(map[string]any)
+		value = object[name]
+	}
+	return fmt.Sprint(value), nil
+}
+
+// claim prints a claim of a token in the answer.
+func (s *script) claim(token, name string) (string, error) {
+	text, err := member(s.response.Body.Bytes(), token)
+	parts := strings.Split(text, ".")
+	if err != nil || len(parts) != 3 {
+		return "", fmt.Errorf("no %s; body is %s", token, s.response.Body)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return "", err
+	}
+	return member(raw, name)
+}
+
 func (s *script) check(word, rest string) error {
-	if s.response == nil {
-		s.response = httptest.NewRecorder()
-		if s.request.URL.Scheme == "http" {
-			s.world.ManagedIdentity().ServeHTTP(s.response, s.request)
-		} else {
-			s.world.ServeHTTP(s.response, s.request)
-		}
+	if err := s.send(); err != nil {
+		return err
 	}
 	body := s.response.Body.String()
 	left, want, _ := strings.Cut(rest, "== ")
@@ -100,18 +184,22 @@ func (s *script) check(word, rest string) error {
 		got = fmt.Sprint(s.response.Code)
 	case "header":
 		got = s.response.Header().Get(left)
-	case "json":
-		var value any
-		if err := json.Unmarshal([]byte(body), &value); err != nil {
+	case "json", "claim", "idclaim":
+		var err error
+		switch word {
+		case "json":
+			got, err = member([]byte(body), left)
+		case "claim":
+			got, err = s.claim("access_token", left)
+		case "idclaim":
+			got, err = s.claim("id_token", left)
+		}
+		if err != nil {
 			return err
 		}
-		for name := range strings.SplitSeq(left, ".") {
-			object, _ := value.(map[string]any)
-			value = object[name]
-		}
-		got = fmt.Sprint(value)
 	case "body":
-		if text := strings.TrimPrefix(rest, "contains "); !strings.Contains(body, text) {
+		verb, text, _ := strings.Cut(rest, " ")
+		if strings.Contains(body, text) != (verb == "contains") {
 			return fmt.Errorf("body is %s", body)
 		}
 		return nil

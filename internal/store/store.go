@@ -60,6 +60,9 @@ type Store struct {
 	Pending       Kind[access.Operation]
 	Tenants       Kind[Tenant]
 	Applications  Kind[Application]
+	Users         Kind[User]
+	UserNames     Kind[UserName]
+	UserGroups    Kind[Group]
 
 	prefix   string
 	log      *slog.Logger
@@ -144,6 +147,9 @@ func newStore(conn *connection, cfg Config) *Store {
 	s.Pending = kindOf(s, "pending operation", "pending", byName, pendingKey)
 	s.Tenants = kindOf(s, "tenant", "tenants", byName, tenantKey)
 	s.Applications = kindOf(s, "application", "applications", byName, applicationKey)
+	s.Users = kindOf(s, "user", "users", byName, userKey)
+	s.UserNames = kindOf(s, "user name", "usernames", byName, userNameKey)
+	s.UserGroups = kindOf(s, "group of users", "usergroups", byName, directoryGroupKey)
 	return s
 }
 

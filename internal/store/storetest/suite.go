@@ -300,6 +300,9 @@ func kinds(t *testing.T, s *store.Store) {
 	found(t, s.Pending, op, "aaaa-1")
 	found(t, s.Tenants, store.Tenant{ID: "T1"}, "t1")
 	found(t, s.Applications, store.Application{ClientID: "A1", TenantID: "T1"}, "a1")
+	found(t, s.Users, store.User{ObjectID: "U1", TenantID: "T1"}, "u1")
+	found(t, s.UserNames, store.UserName{UPN: "Alice@contoso.example", ObjectID: "U1"}, "alice@contoso.example")
+	found(t, s.UserGroups, store.Group{ObjectID: "G1", TenantID: "T1"}, "g1")
 }
 
 func found[T any](t *testing.T, k store.Kind[T], v T, key string) {
