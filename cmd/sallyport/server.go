@@ -480,8 +480,13 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 			}
 			return token.Text(), expires, nil
 		},
-		AzureHosts:     hostcert.Names(),
-		AzureHostsCA:   string(s.hosts.CertPEM()),
+		AzureHosts:   hostcert.Names(),
+		AzureHostsCA: string(s.hosts.CertPEM()),
+		IssueLease: func(ctx context.Context, caller access.Principal, audience string, most time.Duration) (controlplane.Lease, error) {
+			token, expires, err := s.idp.Lease(ctx, caller, audience, most)
+			return controlplane.Lease{Token: token, Expires: expires}, err
+		},
+		CACertificates: s.authority.CACertPEM(),
 		GatewayAddress: s.advertise,
 		ClusterAddress: s.clusterAddress,
 		CAHash:         s.authority.CAHash(),
@@ -524,8 +529,10 @@ func (s *server) buildVerifiers(op operator) (err error) {
 		return err
 	}
 	s.data, err = authenticate.New(authenticate.Config{
-		Issuers:       issuers,
-		Audiences:     []string{idp.DataPlaneAudience},
+		Issuers:   issuers,
+		Audiences: []string{idp.DataPlaneAudience},
+		Unserved: map[string]string{idp.KubernetesAudience: "this is a developer's token, for the AKS server application " + idp.KubernetesAudience +
+			", and signing in to a cluster as a developer is not served yet: the gateway admits sources, with tokens for " + idp.DataPlaneAudience},
 		RequireSource: true,
 		Metrics:       prometheus.WrapRegistererWith(prometheus.Labels{"audience": "gateway"}, s.registry),
 		Logger:        s.log.With("part", "authenticate"),

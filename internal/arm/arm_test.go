@@ -313,7 +313,7 @@ func FuzzCheckBody(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
-		shown, err := arm.NewCluster(access.Cluster{ID: id(t, cluster), Document: kept})
+		shown, err := arm.NewCluster(access.Cluster{ID: id(t, cluster), Document: kept}, arm.ShownCluster{Host: "h"})
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}

@@ -48,9 +48,9 @@ type MetadataCloud struct {
 	Gallery              string                 `json:"gallery"`
 }
 
-// isAzureHost reports whether a client asked for the public cloud's resource
+// IsAzureHost reports whether a client asked for the public cloud's resource
 // manager by its own name.
-func isAzureHost(hostport string) bool {
+func IsAzureHost(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
@@ -82,7 +82,7 @@ func NewMetadata(host, version string) any {
 			"mariadbServerEndpoint": "mariadb.database.azure.com", "synapseAnalytics": "dev.azuresynapse.net", "attestationEndpoint": "attest.azure.net",
 		},
 	}
-	if isAzureHost(host) {
+	if IsAzureHost(host) {
 		login, graph, microsoftGraph = "https://login.microsoftonline.com", "https://graph.windows.net/", "https://graph.microsoft.com/"
 		cloud.Name, cloud.Portal, cloud.ResourceManager = "AzureCloud", "https://portal.azure.com", "https://management.azure.com/"
 	}

@@ -45,6 +45,12 @@ func NewOperation(op access.Operation) Operation {
 	return out
 }
 
+// At gives the operation another id: that of the path it was asked for at.
+func (o Operation) At(path Path) Operation {
+	o.ID = path.String()
+	return o
+}
+
 func operationPath(op access.Operation, kind string) string {
 	if op.OfGroup() {
 		return "/subscriptions/" + op.Resource.Subscription() + "/operationresults/" + op.ID

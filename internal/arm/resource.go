@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -155,22 +156,50 @@ func setDefault(p map[string]any, name string, value any) {
 	}
 }
 
+// ShownCluster is what a cluster's body says beside what is kept of it.
+type ShownCluster struct {
+	State string // provisioningState; "" for Succeeded
+	Host  string // by which the gateway is reached, without a port
+}
+
 // NewCluster shows c with the members that clients read back
-// (spec/trusted-access.md 3). Its type is written as the real service does.
-func NewCluster(c access.Cluster) (Document, error) {
+// (spec/trusted-access.md 3). Its type is written as the real service does. The
+// cluster's name on the network is the gateway's: there is no other way to it.
+func NewCluster(c access.Cluster, shown ShownCluster) (Document, error) {
 	rest, err := document(c.Document)
 	if err != nil {
 		return Document{}, err
 	}
 	p := properties(rest)
-	p["provisioningState"] = "Succeeded"
+	p["provisioningState"] = cmp.Or(shown.State, "Succeeded")
 	setDefault(p, "powerState", map[string]any{"code": "Running"})
 	if version, ok := p["kubernetesVersion"]; ok {
 		setDefault(p, "currentKubernetesVersion", version)
 	}
 	setDefault(p, "nodeResourceGroup", clip80("MC_"+c.ID.ResourceGroup()+"_"+c.ID.Name()+"_"+c.Location))
 	setDefault(p, "enableRBAC", true)
+	setDefault(p, "disableLocalAccounts", false)
 	setDefault(p, "servicePrincipalProfile", map[string]any{"clientId": "msi"}) // az's table fails without
+	setDefault(p, "maxAgentPools", 100)
+	setDefault(p, "supportPlan", "KubernetesOfficial")
+	p["resourceUID"] = c.UID
+	if shown.Host != "" {
+		p["fqdn"], p["azurePortalFQDN"] = shown.Host, shown.Host
+		if access, ok := p["apiServerAccessProfile"].(map[string]any); ok && access["enablePrivateCluster"] == true {
+			p["privateFQDN"] = shown.Host
+		}
+	}
+	if oidc, ok := p["oidcIssuerProfile"].(map[string]any); ok && c.AgentIssuer != "" && oidc["enabled"] == true {
+		oidc["issuerURL"] = c.AgentIssuer
+	}
+	pools, _ := p["agentPoolProfiles"].([]any)
+	for _, pool := range pools {
+		if pool, ok := pool.(map[string]any); ok {
+			setDefault(pool, "provisioningState", "Succeeded")
+			setDefault(pool, "powerState", map[string]any{"code": "Running"})
+		}
+	}
+	setDefault(rest, "sku", map[string]any{"name": "Base", "tier": "Free"})
 	return Document{
 		own: []member{
 			{"id", c.ID.String()},
@@ -181,6 +210,21 @@ func NewCluster(c access.Cluster) (Document, error) {
 		},
 		rest: withIdentity(rest, c.TenantID, nil),
 	}, nil
+}
+
+// HasLocalAccounts reports whether the cluster's owner left them on, as they are
+// unless properties.disableLocalAccounts is true.
+func HasLocalAccounts(c access.Cluster) (bool, error) {
+	doc, err := document(c.Document)
+	if err != nil {
+		return false, err
+	}
+	for name, value := range properties(doc) {
+		if equalFold(name, "disableLocalAccounts") {
+			return value == false || value == nil, nil // what is neither is no leave
+		}
+	}
+	return true, nil
 }
 
 // clip80 keeps a group's name within ARM's limit, as AKS does.

@@ -104,6 +104,9 @@ func (v *Verifier) checkAudience(c claims) error {
 	if !ok {
 		return refuse(WrongAudience, "the token's audience must be one string: %s", v.accepted())
 	}
+	if why, ok := v.unserved[aud]; ok {
+		return refuse(WrongAudience, "%s", why)
+	}
 	if !slices.Contains(v.audiences, aud) {
 		return refuse(WrongAudience, "the token is for audience %q, but must be for %s", access.Clip(aud, maxQuoted), v.accepted())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -31,6 +32,9 @@ type Config struct {
 	Issuers []Issuer
 	// Audiences are the exact values accepted as "aud"; at least one.
 	Audiences []string
+	// Unserved are other values that good tokens have, each with what the bearer
+	// of one is told: why it is refused here.
+	Unserved map[string]string
 	// RequireSource is set on the data plane: only the system-assigned managed
 	// identity of a resource is accepted.
 	RequireSource bool
@@ -45,6 +49,7 @@ type Config struct {
 // Verifier authenticates bearer tokens. It is safe for concurrent use.
 type Verifier struct {
 	audiences     []string
+	unserved      map[string]string
 	requireSource bool
 	now           func() time.Time
 	logger        *slog.Logger
@@ -62,6 +67,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v := &Verifier{
 		audiences:     slices.Clone(cfg.Audiences),
+		unserved:      maps.Clone(cfg.Unserved),
 		requireSource: cfg.RequireSource,
 		now:           cfg.Now,
 		logger:        cfg.Logger,

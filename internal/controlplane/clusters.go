@@ -3,7 +3,9 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"strings"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
@@ -43,7 +45,9 @@ func (c *ControlPlane) listClusters(ctx context.Context, q *request) (reply, err
 	for i, item := range items {
 		clusters[i] = item.Value
 	}
-	return documents(q, clusters, func(c access.Cluster) string { return c.ID.Key() }, arm.NewCluster)
+	return documents(q, clusters, func(c access.Cluster) string { return c.ID.Key() }, func(cluster access.Cluster) (arm.Document, error) {
+		return arm.NewCluster(cluster, arm.ShownCluster{Host: c.hostOf(cluster)})
+	})
 }
 
 func (c *ControlPlane) getCluster(ctx context.Context, q *request) (reply, error) {
@@ -51,13 +55,32 @@ func (c *ControlPlane) getCluster(ctx context.Context, q *request) (reply, error
 	if err != nil {
 		return reply{}, err
 	}
-	body, err := arm.NewCluster(item.Value)
-	return reply{status: http.StatusOK, body: body}, err
+	return c.showCluster(item.Value, http.StatusOK, "")
+}
+
+// hostOf is the name by which the gateway is reached for a cluster.
+func (c *ControlPlane) hostOf(cluster access.Cluster) string {
+	address := c.cfg.GatewayAddress
+	if c.cfg.ClusterAddress != nil {
+		if own := c.cfg.ClusterAddress(cluster.UID); own != "" {
+			address = strings.TrimPrefix(own, "https://")
+		}
+	}
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
+}
+
+func (c *ControlPlane) showCluster(cluster access.Cluster, status int, state string) (reply, error) {
+	body, err := arm.NewCluster(cluster, arm.ShownCluster{State: state, Host: c.hostOf(cluster)})
+	return reply{status: status, body: body, header: map[string]string{"ETag": arm.ETag(arm.ClusterETag(cluster))}}, err
 }
 
 // putCluster registers a cluster, or replaces the document of a registered
 // one, whose uid, enrolment and bindings stay. What a client sends is kept
-// less its secrets; it is there to be read back, and decides nothing.
+// less its secrets; it is there to be read back, and decides nothing but whether
+// listClusterAdminCredential is answered. Its operation is done with the write.
 func (c *ControlPlane) putCluster(ctx context.Context, q *request) (reply, error) {
 	id, err := q.clusterID()
 	if err != nil {
@@ -94,26 +117,95 @@ func (c *ControlPlane) putCluster(ctx context.Context, q *request) (reply, error
 		if err != nil {
 			return err
 		}
-		shown, err := arm.NewCluster(want)
-		if err != nil {
-			return err
-		}
-		answer = reply{status: status, body: shown}
-		_, err = q.commit(ctx, changes...)
+		answer, err = q.writeCluster(ctx, want, status, changes)
 		return err
 	})
 	return answer, err
 }
 
-func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.ResourceID, location string, doc []byte) (access.Cluster, int, []store.Change, error) {
-	fail := func(err error) (access.Cluster, int, []store.Change, error) { return access.Cluster{}, 0, nil, err }
-	old, err := c.store.Clusters.Get(ctx, id.Key())
-	switch {
-	case errors.Is(err, access.ErrNotFound):
+// writeCluster commits a cluster with the operation that says so.
+func (q *request) writeCluster(ctx context.Context, want access.Cluster, status int, changes []store.Change) (reply, error) {
+	state := "Updating"
+	if status == http.StatusCreated {
+		state = "Creating"
+	}
+	answer, err := q.c.showCluster(want, status, state)
+	if err != nil {
+		return reply{}, err
+	}
+	op := q.c.newOperation(q, want, want.ID, want.UID, 0)
+	_, err = q.commit(ctx, append(changes, q.c.starting(&op, false)...)...)
+	answer.header["Azure-AsyncOperation"], answer.header["Retry-After"] = arm.OperationURL(q.http, op), pollAfter
+	return answer, err
+}
+
+// patchCluster replaces the tags, as the real service's PATCH does, and nothing
+// else.
+func (c *ControlPlane) patchCluster(ctx context.Context, q *request) (reply, error) {
+	var body struct {
+		Tags *map[string]string `json:"tags"`
+	}
+	if err := q.read(&body); err != nil {
+		return reply{}, err
+	}
+	var answer reply
+	err := retry(ctx, func() error {
+		old, err := q.cluster(ctx)
+		if err != nil {
+			return err
+		}
 		group, err := q.openGroup(ctx)
 		if err != nil {
-			return fail(err)
+			return err
 		}
+		if err := arm.CheckMatch(q.http, arm.ClusterETag(old.Value)); err != nil {
+			return err
+		}
+		want := old.Value
+		if body.Tags != nil {
+			if want.Document, err = arm.PatchDocument(old.Value.Document, map[string]any{"tags": *body.Tags}); err != nil {
+				return err
+			}
+		}
+		answer, err = q.writeCluster(ctx, want, http.StatusOK, []store.Change{group, c.store.Clusters.Updating(old, want)})
+		return err
+	})
+	return answer, err
+}
+
+// listMaintenance and getMaintenance say that a cluster has no maintenance
+// configurations: they are about node upgrades, and there are no nodes of ours.
+// Terraform asks for three of them each time it reads a cluster.
+func (c *ControlPlane) listMaintenance(ctx context.Context, q *request) (reply, error) {
+	_, err := q.cluster(ctx)
+	return reply{status: http.StatusOK, body: arm.List[any]{Value: []any{}}}, err
+}
+
+func (c *ControlPlane) getMaintenance(ctx context.Context, q *request) (reply, error) {
+	cluster, err := q.cluster(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{}, &arm.Error{Status: http.StatusNotFound, Code: "NotFound", Bare: true,
+		Message: "Could not find the maintenance configuration '" + q.vars["configuration"] + "' of cluster '" + cluster.Value.ID.Name() + "'."}
+}
+
+func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.ResourceID, location string, doc []byte) (access.Cluster, int, []store.Change, error) {
+	fail := func(err error) (access.Cluster, int, []store.Change, error) { return access.Cluster{}, 0, nil, err }
+	group, err := q.openGroup(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	old, err := c.store.Clusters.Get(ctx, id.Key())
+	etag := ""
+	if err == nil {
+		etag = arm.ClusterETag(old.Value)
+	}
+	if err := arm.CheckMatch(q.http, etag); err != nil {
+		return fail(err)
+	}
+	switch {
+	case errors.Is(err, access.ErrNotFound):
 		if err := q.checkRegistered(ctx, "Microsoft.ContainerService"); err != nil {
 			return fail(err)
 		}
@@ -130,7 +222,7 @@ func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.Re
 	}
 	want := old.Value
 	want.Document = doc
-	return want, http.StatusOK, []store.Change{c.store.Clusters.Updating(old, want)}, nil
+	return want, http.StatusOK, []store.Change{group, c.store.Clusters.Updating(old, want)}, nil
 }
 
 // deleteCluster forgets a cluster and what belongs to it in one transaction. The
@@ -142,6 +234,9 @@ func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, er
 	err := retry(ctx, func() error {
 		cluster, err := q.cluster(ctx)
 		if err != nil {
+			return err
+		}
+		if err := arm.CheckMatch(q.http, arm.ClusterETag(cluster.Value)); err != nil {
 			return err
 		}
 		op = c.newOperation(q, cluster.Value, cluster.Value.ID, cluster.Value.UID, 0)
@@ -158,13 +253,16 @@ func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, er
 		return err
 	})
 	var missing *arm.Error
-	if errors.As(err, &missing) && missing.Code == "ResourceNotFound" {
+	if errors.As(err, &missing) && missing.Code == "ResourceNotFound" && q.http.Header.Get("If-Match") == "" {
 		return reply{status: http.StatusNoContent}, q.allow(nil)
 	}
 	if err != nil {
 		return reply{}, err
 	}
 	c.forgetTombstones(ctx, op.Resource)
+	if err := c.forgetExtensions(ctx, op.Resource, op.UID); err != nil {
+		c.log.Warn("extensions of a deleted cluster are left", "cluster", op.Resource.String(), "error", err)
+	}
 	c.settle(ctx, op, revision)
 	return accepted(q, op), nil
 }

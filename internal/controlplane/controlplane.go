@@ -63,6 +63,13 @@ type Config struct {
 	// or not at all, sets the cluster's JoinIssued. With reset, the agent that
 	// enrols need not prove to be the enrolled cluster's. Nil: not served.
 	IssueJoinToken func(ctx context.Context, cluster access.Cluster, reset bool) (token string, expires time.Time, err error)
+	// IssueLease makes a short-lived token that names a caller, for an audience.
+	// The error wraps [access.ErrNotFound] for a caller of a tenant that no
+	// tokens are issued in. Nil: listClusterAdminCredential is not served.
+	IssueLease func(ctx context.Context, caller access.Principal, audience string, most time.Duration) (Lease, error)
+	// CACertificates, in PEM, is what the gateway's own certificate is known by,
+	// for kubeconfigs.
+	CACertificates []byte
 	// GatewayAddress (host:port) and CAHash are what agents are told to find
 	// the gateway and to know it. Owners see them in an agent's status.
 	GatewayAddress, CAHash string

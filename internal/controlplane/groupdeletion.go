@@ -116,6 +116,9 @@ func (c *ControlPlane) removeGroup(ctx context.Context, op access.Operation) err
 			return err
 		}
 	}
+	if err := c.forgetExtensions(ctx, op.Resource, ""); err != nil {
+		return err
+	}
 	if c.cfg.Settled != nil { // nothing of it is admitted any more
 		ctx, cancel := context.WithTimeout(ctx, settled)
 		defer cancel()

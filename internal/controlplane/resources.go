@@ -242,6 +242,7 @@ func etagOf(item store.Item[access.Resource]) string {
 // are refused too.
 func (c *ControlPlane) deleteResource(ctx context.Context, q *request) (reply, error) {
 	status := http.StatusOK
+	var gone access.Resource
 	err := retry(ctx, func() error {
 		item, err := q.resource(ctx)
 		var notFound *arm.Error
@@ -271,9 +272,15 @@ func (c *ControlPlane) deleteResource(ctx context.Context, q *request) (reply, e
 			}
 			changes = append(changes, removing...)
 		}
+		gone = item.Value
 		_, err = q.commit(ctx, changes...)
 		return err
 	})
+	if err == nil && gone.UID != "" { // a connected cluster may have some
+		if err := c.forgetExtensions(ctx, gone.ID, gone.UID); err != nil {
+			c.log.Warn("extensions of a deleted cluster are left", "cluster", gone.ID.String(), "error", err)
+		}
+	}
 	return reply{status: status}, err
 }
 

@@ -37,6 +37,10 @@ func (c *ControlPlane) table() []route {
 		agent   = cluster + ours + "/agents/default"
 		policy  = ours + "/accessPolicies/default"
 		place   = sub + aks + "/locations/{location}"
+		arc     = group + "/providers/Microsoft.Kubernetes/connectedClusters/{connected}"
+
+		extensions = "/providers/Microsoft.KubernetesConfiguration/extensions"
+		extension  = extensions + "/{extension}"
 
 		features      = sub + "/providers/Microsoft.Features"
 		feature       = features + "/providers/{namespace}/features/{feature}"
@@ -95,8 +99,27 @@ func (c *ControlPlane) table() []route {
 		{get, group + aks + "/managedClusters", owner, c.listClusters},
 		{get, cluster, owner, c.getCluster},
 		{put, cluster, owner, c.putCluster},
+		{patch, cluster, owner, c.patchCluster},
 		{del, cluster, owner, c.deleteCluster},
 		{get, cluster + ours + "/status/default", owner, c.getClusterStatus},
+		{post, cluster + "/listClusterUserCredential", owner, c.postUserCredential},
+		{post, cluster + "/listClusterAdminCredential", owner, c.postAdminCredential},
+		{post, cluster + "/accessProfiles/{profile}/listCredential", owner, c.postAccessProfile},
+		{get, cluster + "/maintenanceConfigurations", owner, c.listMaintenance},
+		{get, cluster + "/maintenanceConfigurations/{configuration}", owner, c.getMaintenance},
+
+		{get, cluster + extensions, owner, c.listExtensions},
+		{get, cluster + extension, owner, c.getExtension},
+		{put, cluster + extension, owner, c.putExtension},
+		{patch, cluster + extension, owner, c.patchExtension},
+		{del, cluster + extension, owner, c.deleteExtension},
+		{get, cluster + extension + "/operations/{operation}", owner, c.getExtensionOperation},
+		{get, arc + extensions, owner, c.listExtensions},
+		{get, arc + extension, owner, c.getExtension},
+		{put, arc + extension, owner, c.putExtension},
+		{patch, arc + extension, owner, c.patchExtension},
+		{del, arc + extension, owner, c.deleteExtension},
+		{get, arc + extension + "/operations/{operation}", owner, c.getExtensionOperation},
 
 		{get, cluster + "/trustedAccessRoleBindings", owner, c.listBindings},
 		{get, binding, owner, c.getBinding},

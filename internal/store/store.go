@@ -53,6 +53,7 @@ type Store struct {
 	Resources     Kind[access.Resource]
 	ResourceUIDs  Kind[ResourceUID]
 	Clusters      Kind[access.Cluster]
+	Extensions    Kind[access.Extension]
 	JoinTokens    Kind[JoinToken]
 	Bindings      Kind[access.RoleBinding]
 	Tombstones    Kind[access.Tombstone]
@@ -140,6 +141,7 @@ func newStore(conn *connection, cfg Config) *Store {
 	s.Resources = kindOf(s, "resource", "resources", byID, resourceKey)
 	s.ResourceUIDs = kindOf(s, "resource uid", "resourceuids", byName, resourceUIDKey)
 	s.Clusters = kindOf(s, "cluster", "clusters", byID, clusterKey)
+	s.Extensions = kindOf(s, "cluster extension", "extensions", byID, extensionKey)
 	s.JoinTokens = kindOf(s, "join token", "jointokens", byName, joinTokenKey)
 	s.Bindings = kindOf(s, "role binding", "bindings", byID, bindingKey)
 	s.Tombstones = kindOf(s, "tombstone", "tombstones", byID, tombstoneKey)
