@@ -22,8 +22,8 @@ type Operation struct {
 	UID        string `json:"uid"`
 	Generation int64  `json:"generation"`
 	Delete     bool   `json:"delete,omitempty"`
-	// By is who started the deletion of a resource group, for the records of
-	// what goes with it.
+	// By is who started it: for the records of what goes with it, and because he
+	// may follow it also when that has taken the last of his rights.
 	By       Consent         `json:"by,omitzero"`
 	Location string          `json:"location"`
 	Status   OperationStatus `json:"status"`

@@ -16,11 +16,18 @@ type Principal struct {
 	// Resource is the source behind a managed-identity token, from xms_mirid;
 	// zero for a user or a plain application.
 	Resource ResourceID
+	// UsedBy is the resource that asked for the token of a user-assigned
+	// identity, from xms_az_rid; zero where the token does not say.
+	UsedBy ResourceID
 	// Groups are the object ids of the groups that the token says the caller is
 	// in; nil if it does not say, as when there are too many.
 	Groups  []string
 	Expires time.Time // the token's own end
 }
+
+// Is reports whether the caller is this resource, by its own identity or by one
+// that it uses. A source must not write the consent that it acts with.
+func (p Principal) Is(id ResourceID) bool { return p.Resource.Equal(id) || p.UsedBy.Equal(id) }
 
 // UserAssignedType is the type of identities that Trusted Access refuses
 // (spec/identity.md 1.3).

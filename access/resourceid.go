@@ -204,6 +204,12 @@ func (id ResourceID) Parent() ResourceID {
 	return parent
 }
 
+// Within reports whether id is other or lies below it: in a subscription, a
+// resource group or a resource. Whole segments count.
+func (id ResourceID) Within(other ResourceID) bool {
+	return id.Equal(other) || other.text != "" && strings.HasPrefix(id.Key(), other.Key()+"/")
+}
+
 // Child returns the id of a child resource. Both parts are checked as
 // [ParseResourceID] checks them.
 func (id ResourceID) Child(typ, name string) (ResourceID, error) {

@@ -179,25 +179,6 @@ func TestCheckRoles(t *testing.T) {
 	}
 }
 
-func TestOwnedBy(t *testing.T) {
-	s := access.Subscription{Owners: []access.Owner{{TenantID: "T1", ObjectID: "O1"}, {TenantID: "T2", ObjectID: ""}}}
-	for _, tc := range []struct {
-		name string
-		p    access.Principal
-		want bool
-	}{
-		{"owner", access.Principal{TenantID: "t1", ObjectID: "o1"}, true},
-		{"object id of another tenant", access.Principal{TenantID: "T2", ObjectID: "O1"}, false},
-		{"no object id", access.Principal{TenantID: "T2"}, false},
-		{"a source with an owner's object id", access.Principal{TenantID: "T1", ObjectID: "O1", Resource: parse(t, workspace)}, false},
-		{"nobody", access.Principal{}, false},
-	} {
-		if s.OwnedBy(tc.p) != tc.want {
-			t.Errorf("%s: %v", tc.name, !tc.want)
-		}
-	}
-}
-
 func TestRoleBindingNames(t *testing.T) {
 	b := access.RoleBinding{ID: parse(t, binding)}
 	if b.Name() != "b1" || !b.Cluster().Equal(parse(t, cluster)) {

@@ -1,32 +1,31 @@
 package access
 
 import (
-	"slices"
 	"strings"
 	"time"
 )
 
-// Subscription is the unit of ownership: its owners may write what is in it.
+// Subscription is the unit of billing and ownership. Who may do what in it, and
+// in the groups and resources within, its [RoleAssignment]s say.
 type Subscription struct {
 	ID          ResourceID `json:"id"` // /subscriptions/{guid}
 	DisplayName string     `json:"displayName"`
 	TenantID    string     `json:"tenantId"`
-	Owners      []Owner    `json:"owners"`
 	Created     time.Time  `json:"created"`
+	// Owners is where older versions kept who may write. A server's start makes
+	// role assignments of them; nothing else reads them.
+	Owners []Owner `json:"owners,omitempty"`
 }
 
-// Owner is one principal that owns a subscription.
+// Owner names a principal that owns a subscription.
 type Owner struct {
 	TenantID string `json:"tenantId"`
 	ObjectID string `json:"objectId"`
 }
 
-// OwnedBy reports whether p owns the subscription. A resource's managed
-// identity never does: a source must not consent for itself.
-func (s Subscription) OwnedBy(p Principal) bool {
-	return p.Resource.IsZero() && p.ObjectID != "" && slices.ContainsFunc(s.Owners, func(o Owner) bool {
-		return strings.EqualFold(o.TenantID, p.TenantID) && strings.EqualFold(o.ObjectID, p.ObjectID)
-	})
+// Equal reports whether both name the same principal.
+func (o Owner) Equal(other Owner) bool {
+	return strings.EqualFold(o.TenantID, other.TenantID) && strings.EqualFold(o.ObjectID, other.ObjectID)
 }
 
 // ResourceGroup is a named part of a subscription.

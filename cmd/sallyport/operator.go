@@ -23,6 +23,9 @@ import (
 // operator, and that operator.json says how to use them. Only the hash of the
 // operator's secret is kept, so a lost file means a new secret.
 func (s *server) firstStart(ctx context.Context) (operator, error) {
+	if err := s.assignOwners(ctx); err != nil {
+		return operator{}, err
+	}
 	apps, _, err := s.store.Applications.List(ctx, "")
 	if err != nil {
 		return operator{}, err
@@ -46,10 +49,8 @@ func (s *server) firstStart(ctx context.Context) (operator, error) {
 	_, err = s.store.Commit(ctx,
 		s.store.Tenants.Creating(store.Tenant{ID: app.TenantID, Created: now}),
 		s.store.Applications.Creating(app),
-		s.store.Subscriptions.Creating(access.Subscription{
-			ID: id, DisplayName: "Sallyport", TenantID: app.TenantID, Created: now,
-			Owners: []access.Owner{{TenantID: app.TenantID, ObjectID: app.ObjectID}},
-		}),
+		s.store.Subscriptions.Creating(access.Subscription{ID: id, DisplayName: "Sallyport", TenantID: app.TenantID, Created: now}),
+		s.store.RoleAssignments.Creating(access.NewOwner(uuid.NewString(), id, access.Owner{TenantID: app.TenantID, ObjectID: app.ObjectID}, app.ObjectID, now)),
 	)
 	if err != nil {
 		return operator{}, fmt.Errorf("create the first operator: %w", err)
@@ -83,17 +84,43 @@ func (s *server) laterStart(ctx context.Context, app store.Item[store.Applicatio
 		return op, fmt.Errorf("give the operator a new secret: %w", err)
 	}
 	s.log.Info("the operator has a new secret", "file", s.operatorFile())
-	subscriptions, _, err := s.store.Subscriptions.List(ctx, "")
+	assignments, err := s.store.RoleAssignmentsWithin(ctx, access.ResourceID{})
 	if err != nil {
 		return op, err
 	}
-	for _, sub := range subscriptions {
-		if sub.Value.OwnedBy(access.Principal{TenantID: app.Value.TenantID, ObjectID: app.Value.ObjectID}) {
-			op.SubscriptionID = sub.Value.ID.Subscription()
+	for _, a := range assignments {
+		if a.Role == access.OwnerRole && a.AppliesTo(access.Principal{TenantID: app.Value.TenantID, ObjectID: app.Value.ObjectID}) {
+			op.SubscriptionID = a.Scope.Subscription()
 			break
 		}
 	}
 	return op, s.writeOperator(op)
+}
+
+// assignOwners makes role assignments of the owners that older versions kept in
+// the subscriptions themselves.
+func (s *server) assignOwners(ctx context.Context) error {
+	subscriptions, _, err := s.store.Subscriptions.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, item := range subscriptions {
+		sub := item.Value
+		if len(sub.Owners) == 0 {
+			continue
+		}
+		var changes []store.Change
+		for _, o := range sub.Owners {
+			changes = append(changes, s.store.RoleAssignments.Creating(access.NewOwner(uuid.NewString(), sub.ID, o, o.ObjectID, time.Now().UTC())))
+		}
+		count := len(sub.Owners)
+		sub.Owners = nil
+		if _, err := s.store.Commit(ctx, append(changes, s.store.Subscriptions.Updating(item, sub))...); err != nil {
+			return fmt.Errorf("make role assignments of the owners of subscription %s: %w", sub.ID, err)
+		}
+		s.log.Info("owners are role assignments now", "subscription", sub.ID.String(), "owners", count)
+	}
+	return nil
 }
 
 func (s *server) operatorFile() string { return filepath.Join(s.cfg.DataDir, "operator.json") }

@@ -211,6 +211,19 @@ func AuthorizationFailed(p access.Principal, action, scope string) *Error {
 			client, p.ObjectID, action, scope)}
 }
 
+// LinkedAuthorizationFailed answers a caller who may do action over scope, but
+// not what that takes over another resource, linked. The sentence is the real
+// service's.
+func LinkedAuthorizationFailed(p access.Principal, action, scope, linkedAction, linked string) *Error {
+	client := p.AppID
+	if client == "" {
+		client = p.ObjectID
+	}
+	return &Error{Status: http.StatusForbidden, Code: "LinkedAuthorizationFailed",
+		Message: fmt.Sprintf("The client '%s' with object id '%s' has permission to perform action '%s' on scope '%s'; however, it does not have permission to perform action '%s' on the linked scope(s) '%s' or the linked scope(s) are invalid.",
+			client, p.ObjectID, action, scope, linkedAction, linked)}
+}
+
 // InvalidContent answers a body that could not be read as what it should be.
 func InvalidContent(format string, args ...any) *Error {
 	return &Error{Status: http.StatusBadRequest, Code: "InvalidRequestContent",

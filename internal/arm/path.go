@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/sallyport/sallyport/access"
 )
 
 // maxPath bounds a path in bytes before it is looked at.
@@ -186,6 +188,28 @@ func (path Path) Type() string {
 		out += "/" + rest[i]
 	}
 	return out
+}
+
+// Resource is the id of the innermost resource, group or subscription that the
+// path names or lies below: of a collection or an action whose it is, of an
+// extension resource what it extends; zero without one.
+func (path Path) Resource() access.ResourceID {
+	for n := len(path); n >= 2; n-- {
+		if id, err := access.ParseResourceID(path[:n].String()); err == nil {
+			return id
+		}
+	}
+	return access.ResourceID{}
+}
+
+// Scope is what ARM's refusals name: the path less the name of a collection or
+// an action at its end, and less the provider when nothing of it is left.
+func (path Path) Scope() string {
+	path = path[:len(path)&^1]
+	if n := len(path); n >= 2 && strings.EqualFold(path[n-2], "providers") {
+		path = path[:n-2]
+	}
+	return path.String()
 }
 
 // Action is what ARM calls the request, in refusals and in the audit log:

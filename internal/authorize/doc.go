@@ -1,7 +1,7 @@
 // Package authorize turns an authenticated caller and a cluster into a Grant,
-// or says why there is none.
+// or says why there is none; and a caller and a scope into Rights on ARM.
 //
-// It decides who, and whether the owner consented; it never looks at verbs or
+// Grant decides who, and whether the owner consented; it never looks at verbs or
 // resources, which Kubernetes RBAC decides in the cluster. The decision reads
 // an index in memory that a watch of the store keeps true. Three properties
 // make that safe:
@@ -29,4 +29,11 @@
 // When several bindings of a cluster name the same source, the oldest that is
 // in force and admits speaks for it: Kubernetes knows each binding as a user of its own,
 // and one request can be one user only.
+//
+// The other half, [Roles], says who may do what on ARM, by role assignments:
+// Azure's rule, effective actions being those of each role less its notActions,
+// united over the roles assigned at a scope and above it (spec/identity.md 5.6).
+// It keeps nothing: each answer reads the assignments, at one scope after the
+// other, so there is no copy that could be old. [Rights] is that answer as a
+// value; what was not read for it, it does not allow.
 package authorize

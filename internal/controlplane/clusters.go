@@ -41,9 +41,11 @@ func (c *ControlPlane) listClusters(ctx context.Context, q *request) (reply, err
 	if err != nil {
 		return reply{}, err
 	}
-	clusters := make([]access.Cluster, len(items))
-	for i, item := range items {
-		clusters[i] = item.Value
+	var clusters []access.Cluster
+	for _, item := range items {
+		if q.mayRead(item.Value.ID) {
+			clusters = append(clusters, item.Value)
+		}
 	}
 	return documents(q, clusters, func(c access.Cluster) string { return c.ID.Key() }, func(cluster access.Cluster) (arm.Document, error) {
 		return arm.NewCluster(cluster, arm.ShownCluster{Host: c.hostOf(cluster)})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -115,6 +116,7 @@ type Config struct {
 type ControlPlane struct {
 	cfg     Config
 	store   *store.Store
+	roles   *authorize.Roles
 	log     *slog.Logger
 	routes  []route
 	feeds   *feeds
@@ -163,7 +165,11 @@ func New(cfg Config) (*ControlPlane, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &ControlPlane{cfg: cfg, store: cfg.Store, log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
+	builtIn, err := access.BuiltInRoles()
+	if err != nil {
+		return nil, fmt.Errorf("control plane: %w", err)
+	}
+	c := &ControlPlane{cfg: cfg, store: cfg.Store, roles: authorize.NewRoles(cfg.Store, builtIn, cfg.Catalogue), log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
 	c.routes = c.table()
 	c.metrics = newMetrics(cfg.Metrics, c.feeds)
 	return c, nil

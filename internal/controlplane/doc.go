@@ -3,18 +3,21 @@
 //
 // A write passes one road. [ControlPlane.ServeHTTP] splits the path, finds the
 // route (routes.go, one screen), checks the api-version, authenticates the
-// bearer token, loads the subscription and asks whether the caller owns it;
+// bearer token, loads the subscription and asks the caller's role assignments;
 // then the route's handler parses the body once, validates it with package
 // access, and hands what it wants to change to request.commit. That is the
 // only way to the store for a caller's write: it puts the decision into the
 // audit log first, and when that fails nothing is written (checklist item 40).
 //
-// Who may do what is one rule, in one place (ControlPlane.admit): an owner of
-// a subscription may read and write what is in it, nobody else anything. A
-// managed identity is never an owner, so a source cannot consent for itself.
-// A binding's source must lie in the cluster's subscription, which the caller
-// owns, so consent cannot name somebody else's resource (item 27); when the
-// directory knows the source, its identity's object id is pinned, so that a
+// Who may do what is one rule, in one place (ControlPlane.admit): the route's
+// action must be allowed at the path's scope by a role that the caller was
+// assigned there or above, as Azure does it (decision 0018). A route that lists
+// shows what of it the caller may read. The assignments are read from the store
+// for each request, so one that was deleted serves nothing more. A source never
+// writes its own consent or what bounds it, whatever its roles, nor gives rights
+// to others. A binding's source must lie in the cluster's subscription and be one
+// that the caller may read, so consent cannot name somebody else's resource
+// (item 27); when the directory knows the source, its identity's object id is pinned, so that a
 // resource created later under the same name does not inherit.
 //
 // Agents have a handler of their own, [ControlPlane.FeedHandler], behind a

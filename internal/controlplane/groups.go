@@ -45,7 +45,7 @@ func (c *ControlPlane) listGroups(ctx context.Context, q *request) (reply, error
 	}
 	var groups []arm.Group
 	for _, item := range items {
-		if g := item.Value; filter.Matches(arm.Filterable{Name: g.ID.Name(), Location: g.Location, Tags: g.Tags}) {
+		if g := item.Value; q.mayRead(g.ID) && filter.Matches(arm.Filterable{Name: g.ID.Name(), Location: g.Location, Tags: g.Tags}) {
 			groups = append(groups, arm.NewGroup(g))
 		}
 	}

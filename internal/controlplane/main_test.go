@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
@@ -211,14 +213,15 @@ func (f *fixture) start(edit func(*controlplane.Config)) (stop func()) {
 func (f *fixture) seed() {
 	f.t.Helper()
 	ctx := f.t.Context()
-	owners := []access.Owner{{TenantID: tenantID, ObjectID: callers()["owner"].ObjectID}}
 	for _, s := range []access.Subscription{
-		{ID: id(f.t, sub), DisplayName: "Dev", TenantID: tenantID, Owners: owners},
-		{ID: id(f.t, otherSub), DisplayName: "Other", TenantID: tenantID, Owners: []access.Owner{{TenantID: tenantID, ObjectID: "00000000-0000-0000-0000-0000000000ff"}}},
+		{ID: id(f.t, sub), DisplayName: "Dev", TenantID: tenantID},
+		{ID: id(f.t, otherSub), DisplayName: "Other", TenantID: tenantID},
 	} {
 		_, err := f.store.Subscriptions.Put(ctx, s, 0)
 		must(f.t, err)
 	}
+	f.assign(callers()["owner"].ObjectID, access.OwnerRole, sub)
+	f.assign("00000000-0000-0000-0000-0000000000ff", access.OwnerRole, otherSub)
 	_, err := f.store.Groups.Put(ctx, access.ResourceGroup{ID: id(f.t, sub+"/resourceGroups/RG"), Location: "eastus"}, 0)
 	must(f.t, err)
 	_, err = f.store.Clusters.Put(ctx, access.Cluster{ID: id(f.t, cluster), UID: "cluster-uid-1", Location: "eastus", TenantID: tenantID, Document: []byte(`{}`)}, 0)
@@ -226,6 +229,16 @@ func (f *fixture) seed() {
 	operator := callers()["operator"]
 	_, err = f.store.Applications.Put(ctx, store.Application{TenantID: tenantID, ClientID: operator.AppID, ObjectID: operator.ObjectID, Operator: true}, 0)
 	must(f.t, err)
+}
+
+// assign stores a role assignment and returns its id.
+func (f *fixture) assign(objectID, role, scope string) string {
+	f.t.Helper()
+	a := access.NewOwner(uuid.NewString(), id(f.t, scope), access.Owner{TenantID: tenantID, ObjectID: objectID}, objectID, f.clock.Now())
+	a.Role = role
+	_, err := f.store.RoleAssignments.Put(f.t.Context(), a, 0)
+	must(f.t, err)
+	return a.ID()
 }
 
 func id(t *testing.T, text string) access.ResourceID {

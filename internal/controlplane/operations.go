@@ -28,7 +28,9 @@ const pollAfter = "1"
 
 // newOperation is the operation that q starts; its id is the request's.
 func (c *ControlPlane) newOperation(q *request, cluster access.Cluster, resource access.ResourceID, uid string, generation int64) access.Operation {
-	return access.Operation{ID: q.id, Resource: resource, UID: uid, Generation: generation, Location: cluster.Location, Start: c.cfg.Now()}
+	now := c.cfg.Now()
+	return access.Operation{ID: q.id, Resource: resource, UID: uid, Generation: generation, Location: cluster.Location, Start: now,
+		By: access.Consent{TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID, At: now}}
 }
 
 // starting writes a new operation, in progress if it has to wait for somebody
@@ -82,13 +84,19 @@ func accepted(q *request, op access.Operation) reply {
 	}}
 }
 
-// operation loads the path's operation, if it is of the path's subscription.
+// operation loads the path's operation, if it is of the path's subscription. It
+// is for who started it, and for who may read its resource: the path itself is of
+// the subscription, where an owner of a group or a cluster need not have a role.
 func (q *request) operation(ctx context.Context) (access.Operation, error) {
 	id := q.vars["operation"]
 	item, err := q.c.store.Operations.Get(ctx, id)
 	// A group's deletion has no location, in its path either.
 	if err == nil && strings.EqualFold(item.Value.Resource.Subscription(), q.vars["subscription"]) && strings.EqualFold(item.Value.Location, q.vars["location"]) {
-		return item.Value, nil
+		op := item.Value
+		if op.By.TenantID == q.caller.TenantID && op.By.ObjectID == q.caller.ObjectID {
+			return op, nil
+		}
+		return op, q.require(ctx, readAction(op.Resource), op.Resource)
 	}
 	if err == nil || errors.Is(err, access.ErrNotFound) || errors.Is(err, access.ErrInvalid) {
 		return access.Operation{}, &arm.Error{Status: http.StatusNotFound, Code: "NotFound", Bare: true,

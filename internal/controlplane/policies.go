@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
@@ -120,6 +121,9 @@ func (c *ControlPlane) writePolicy(ctx context.Context, q *request, want access.
 		if old, err = q.bounded(ctx); err != nil {
 			return err
 		}
+		if err := q.checkNotBound(ctx); err != nil {
+			return err
+		}
 		if err := arm.CheckMatch(q.http, old.policy.ETag); err != nil {
 			return err
 		}
@@ -147,6 +151,25 @@ func (c *ControlPlane) writePolicy(ctx context.Context, q *request, want access.
 		return q.policyReply(http.StatusCreated, want), nil
 	}
 	return q.policyReply(http.StatusOK, want), nil
+}
+
+// checkNotBound refuses a caller whom the path's policy bounds: nobody unlocks or
+// extends himself.
+func (q *request) checkNotBound(ctx context.Context) error {
+	cluster, err := q.clusterID()
+	if err != nil || q.caller.Resource.IsZero() && q.caller.UsedBy.IsZero() {
+		return err
+	}
+	bindings, _, err := q.c.store.Bindings.List(ctx, cluster.Key()+"/")
+	if err != nil {
+		return err
+	}
+	for _, b := range bindings {
+		if q.caller.Is(b.Value.Source) && (q.vars["binding"] == "" || strings.EqualFold(q.vars["binding"], b.Value.Name())) {
+			return q.forbidden()
+		}
+	}
+	return nil
 }
 
 // inForce waits for the gateway. A policy that it has not confirmed is no

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/arm"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
+	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/telemetry"
 )
@@ -37,6 +38,8 @@ type request struct {
 	caller  access.Principal
 	// subscription is the path's; its zero value for routes without one.
 	subscription store.Item[access.Subscription]
+	// rights are the caller's at the path's scope; for a listing, below it too.
+	rights authorize.Rights
 	// allowed says that the audit log has the request, with this detail.
 	allowed bool
 	detail  any
@@ -118,7 +121,7 @@ func (c *ControlPlane) handle(ctx context.Context, q *request) (reply, error) {
 }
 
 // admit is the one place that says who may do what, and in which order it is
-// asked: path, route, api-version, token, subscription, ownership.
+// asked: path, route, api-version, token, subscription, role assignments.
 func (c *ControlPlane) admit(ctx context.Context, q *request) (*route, error) {
 	path, err := arm.ParsePath(q.http.URL)
 	if err != nil {
@@ -159,14 +162,62 @@ func (c *ControlPlane) admit(ctx context.Context, q *request) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rt.who == owner && !q.subscription.Value.OwnedBy(q.caller) {
-		return nil, q.forbidden()
+	return rt, q.authorize(ctx, rt.who)
+}
+
+// authorize asks the caller's role assignments whether the route is for him.
+func (q *request) authorize(ctx context.Context, who who) (err error) {
+	scope := q.path.Resource()
+	switch who {
+	case owner:
+		q.rights, err = q.c.roles.At(ctx, q.caller, scope)
+		if err == nil && !q.rights.May(q.action(), scope) {
+			err = q.forbidden()
+		}
+	case listed:
+		q.rights, err = q.c.roles.Within(ctx, q.caller, scope)
+		if err == nil && q.rights.None() {
+			err = q.forbidden()
+		}
 	}
-	return rt, nil
+	return err
+}
+
+// require asks for an action beside the path's own, at any scope.
+func (q *request) require(ctx context.Context, action string, scope access.ResourceID) error {
+	rights, err := q.c.roles.At(ctx, q.caller, scope)
+	if err == nil && !rights.May(action, scope) {
+		err = arm.AuthorizationFailed(q.caller, action, scope.String())
+	}
+	return err
+}
+
+// requireLinked asks for what the path's action takes of another resource.
+func (q *request) requireLinked(ctx context.Context, action string, linked access.ResourceID) error {
+	rights, err := q.c.roles.At(ctx, q.caller, linked)
+	if err == nil && !rights.May(action, linked) {
+		err = arm.LinkedAuthorizationFailed(q.caller, q.action(), q.path.Scope(), action, linked.String())
+	}
+	return err
+}
+
+// mayRead reports whether a listing shows the caller a resource, a group or a
+// subscription.
+func (q *request) mayRead(id access.ResourceID) bool { return q.rights.May(readAction(id), id) }
+
+// readAction is the action of a GET of id.
+func readAction(id access.ResourceID) string {
+	switch {
+	case id.Type() != "":
+		return id.Type() + "/read"
+	case id.ResourceGroup() != "":
+		return "Microsoft.Resources/subscriptions/resourceGroups/read"
+	}
+	return "Microsoft.Resources/subscriptions/read"
 }
 
 func (q *request) forbidden() error {
-	return arm.AuthorizationFailed(q.caller, q.action(), q.path.String())
+	return arm.AuthorizationFailed(q.caller, q.action(), q.path.Scope())
 }
 
 func (q *request) action() string { return q.path.Action(q.http.Method) }

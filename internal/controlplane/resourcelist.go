@@ -27,7 +27,7 @@ func (c *ControlPlane) listResources(ctx context.Context, q *request) (reply, er
 	var kept []access.Resource
 	for _, item := range items {
 		id := item.Value.ID
-		if id.IsType(q.path.Type()) && (inAllGroups || strings.HasPrefix(id.Key(), parent)) {
+		if id.IsType(q.path.Type()) && (inAllGroups || strings.HasPrefix(id.Key(), parent)) && q.mayRead(id) {
 			kept = append(kept, item.Value)
 		}
 	}
@@ -67,10 +67,14 @@ func (c *ControlPlane) listAllResources(ctx context.Context, q *request) (reply,
 	expand := q.http.URL.Query().Get("$expand")
 	var all []arm.Summary
 	for _, item := range resources {
-		all = append(all, arm.SummaryOfResource(item.Value, expand))
+		if q.mayRead(item.Value.ID) {
+			all = append(all, arm.SummaryOfResource(item.Value, expand))
+		}
 	}
 	for _, item := range clusters {
-		all = append(all, arm.SummaryOfCluster(item.Value, expand))
+		if q.mayRead(item.Value.ID) {
+			all = append(all, arm.SummaryOfCluster(item.Value, expand))
+		}
 	}
 	kept := make([]arm.Summary, 0, len(all))
 	for _, s := range all {

@@ -123,6 +123,13 @@ func (c *ControlPlane) putBinding(ctx context.Context, q *request) (reply, error
 	if err != nil {
 		return reply{}, err
 	}
+	if q.caller.Is(want.source) {
+		return reply{}, q.forbidden()
+	}
+	// Nobody gives to a source what he cannot even see (checklist, item 27).
+	if err := q.requireLinked(ctx, readAction(want.source), want.source); err != nil {
+		return reply{}, err
+	}
 	var written access.RoleBinding
 	var op access.Operation
 	err = retry(ctx, func() error {
@@ -282,6 +289,9 @@ func (c *ControlPlane) deleteBinding(ctx context.Context, q *request) (reply, er
 			return err
 		}
 		b := item.Value
+		if q.caller.Is(b.Source) { // the next binding of the source might allow it more
+			return q.forbidden()
+		}
 		op = c.newOperation(q, cluster.Value, b.ID, b.UID, b.Generation)
 		op.Delete = true
 		canceled, err := c.cancelling(ctx, b, "The binding was deleted.")

@@ -11,7 +11,8 @@ import (
 type who int
 
 const (
-	owner    who = iota // owners of the path's subscription
+	owner    who = iota // whose role assignments allow the action at the path's scope
+	listed              // who has a role at the scope, above or below; the handler shows what he may read
 	signedIn            // any authenticated caller; the handler decides
 	open                // the handler checks its caller itself
 )
@@ -55,7 +56,7 @@ func (c *ControlPlane) table() []route {
 		serve        func(context.Context, *request) (reply, error)
 	}{
 		{get, "/subscriptions", signedIn, c.listSubscriptions},
-		{get, sub, owner, c.getSubscription},
+		{get, sub, listed, c.getSubscription},
 		{put, sub, signedIn, c.putSubscription},
 		{get, "/tenants", signedIn, c.listTenants},
 		{get, "/metadata/endpoints", open, c.getMetadata},
@@ -63,40 +64,40 @@ func (c *ControlPlane) table() []route {
 
 		{get, "/providers", signedIn, c.listProviders},
 		{get, "/providers/{namespace}", signedIn, c.getProvider},
-		{get, sub + "/locations", owner, c.listLocations},
-		{get, sub + "/providers", owner, c.listProviders},
-		{get, sub + "/providers/{namespace}", owner, c.getProvider},
+		{get, sub + "/locations", listed, c.listLocations},
+		{get, sub + "/providers", listed, c.listProviders},
+		{get, sub + "/providers/{namespace}", listed, c.getProvider},
 		{post, sub + "/providers/{namespace}/register", owner, c.postRegister},
 		{post, sub + "/providers/{namespace}/unregister", owner, c.postUnregister},
 
-		{get, features + "/features", owner, c.listFeatures},
-		{get, features + "/providers/{namespace}/features", owner, c.listFeatures},
-		{get, feature, owner, c.getFeature},
+		{get, features + "/features", listed, c.listFeatures},
+		{get, features + "/providers/{namespace}/features", listed, c.listFeatures},
+		{get, feature, listed, c.getFeature},
 		{post, feature + "/register", owner, c.postRegisterFeature},
 		{post, feature + "/unregister", owner, c.postUnregisterFeature},
-		{get, features + registrations, owner, c.listFeatures},
-		{get, features + "/featureProviders/{namespace}" + registrations, owner, c.listFeatures},
-		{get, registration, owner, c.getFeature},
+		{get, features + registrations, listed, c.listFeatures},
+		{get, features + "/featureProviders/{namespace}" + registrations, listed, c.listFeatures},
+		{get, registration, listed, c.getFeature},
 		{put, registration, owner, c.postRegisterFeature},
 		{del, registration, owner, c.deleteFeature},
 
 		{get, sub + ours + "/auditRecords", owner, c.tailAuditRecords},
 		{get, sub + ours + "/auditRecords/{record}", owner, c.getAuditRecord},
 
-		{get, sub + "/resourceGroups", owner, c.listGroups},
+		{get, sub + "/resourceGroups", listed, c.listGroups},
 		{get, group, owner, c.getGroup},
 		{head, group, owner, c.headGroup},
 		{put, group, owner, c.putGroup},
 		{patch, group, owner, c.patchGroup},
 		{del, group, owner, c.deleteGroup},
-		{get, sub + "/operationresults/{operation}", owner, c.getOperationResult},
+		{get, sub + "/operationresults/{operation}", signedIn, c.getOperationResult},
 
 		{get, place + "/trustedAccessRoles", owner, c.listRoles},
-		{get, place + "/operations/{operation}", owner, c.getOperation},
-		{get, place + "/operationresults/{operation}", owner, c.getOperationResult},
+		{get, place + "/operations/{operation}", signedIn, c.getOperation},
+		{get, place + "/operationresults/{operation}", signedIn, c.getOperationResult},
 
-		{get, sub + aks + "/managedClusters", owner, c.listClusters},
-		{get, group + aks + "/managedClusters", owner, c.listClusters},
+		{get, sub + aks + "/managedClusters", listed, c.listClusters},
+		{get, group + aks + "/managedClusters", listed, c.listClusters},
 		{get, cluster, owner, c.getCluster},
 		{put, cluster, owner, c.putCluster},
 		{patch, cluster, owner, c.patchCluster},
@@ -143,20 +144,20 @@ func (c *ControlPlane) table() []route {
 
 		{post, group + "/providers/{resource:resource}" + ours + "/managedIdentities/default/listCredentials", owner, c.postListCredentials},
 		{post, sub + "/providers/{resource:resource}" + ours + "/managedIdentities/default/listCredentials", owner, c.postListCredentials},
-		{get, group + "/resources", owner, c.listAllResources},
-		{get, sub + "/resources", owner, c.listAllResources},
+		{get, group + "/resources", listed, c.listAllResources},
+		{get, sub + "/resources", listed, c.listAllResources},
 		{get, group + "/providers/{resource:resource}", owner, c.getResource},
 		{head, group + "/providers/{resource:resource}", owner, c.headResource},
 		{put, group + "/providers/{resource:resource}", owner, c.putResource},
 		{patch, group + "/providers/{resource:resource}", owner, c.patchResource},
 		{del, group + "/providers/{resource:resource}", owner, c.deleteResource},
-		{get, group + "/providers/{type:collection}", owner, c.listResources},
+		{get, group + "/providers/{type:collection}", listed, c.listResources},
 		{get, sub + "/providers/{resource:resource}", owner, c.getResource},
 		{head, sub + "/providers/{resource:resource}", owner, c.headResource},
 		{put, sub + "/providers/{resource:resource}", owner, c.putResource},
 		{patch, sub + "/providers/{resource:resource}", owner, c.patchResource},
 		{del, sub + "/providers/{resource:resource}", owner, c.deleteResource},
-		{get, sub + "/providers/{type:collection}", owner, c.listResources},
+		{get, sub + "/providers/{type:collection}", listed, c.listResources},
 	}
 	routes := make([]route, len(rows))
 	for i, row := range rows {

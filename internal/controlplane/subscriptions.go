@@ -23,15 +23,20 @@ type count struct {
 	Value int    `json:"value"`
 }
 
-// listSubscriptions shows a caller the subscriptions that it owns.
+// listSubscriptions shows a caller the subscriptions in which it has any role,
+// be it on one resource, as the real service does.
 func (c *ControlPlane) listSubscriptions(ctx context.Context, q *request) (reply, error) {
 	items, _, err := c.store.Subscriptions.List(ctx, "")
 	if err != nil {
 		return reply{}, err
 	}
+	rights, err := c.roles.Within(ctx, q.caller, access.ResourceID{})
+	if err != nil {
+		return reply{}, err
+	}
 	var mine []arm.Subscription
 	for _, item := range items {
-		if item.Value.OwnedBy(q.caller) {
+		if rights.Touch(item.Value.ID) {
 			mine = append(mine, arm.NewSubscription(item.Value))
 		}
 	}
@@ -70,17 +75,17 @@ type subscriptionBody struct {
 }
 
 // putSubscription lets an operator of the embedded directory create a
-// subscription, and its owners rename it or replace its owners. Real
-// subscriptions are not made this way, but they must come from somewhere; only
-// operators may, or anybody could take the id of a stranger's.
+// subscription, and whoever may write it rename it. Real subscriptions are not
+// made this way, but they must come from somewhere; only operators may, or
+// anybody could take the id of a stranger's. The owners in the body are short
+// for role assignments: Owner, at the subscription.
 func (c *ControlPlane) putSubscription(ctx context.Context, q *request) (reply, error) {
-	isNew := q.subscription.Version == 0
-	if isNew {
+	if q.subscription.Version == 0 {
 		if err := q.checkOperator(ctx); err != nil {
 			return reply{}, err
 		}
-	} else if !q.subscription.Value.OwnedBy(q.caller) {
-		return reply{}, q.forbidden()
+	} else if err := q.require(ctx, q.action(), q.subscription.Value.ID); err != nil {
+		return reply{}, err
 	}
 	var body subscriptionBody
 	if err := q.read(&body); err != nil {
@@ -90,42 +95,96 @@ func (c *ControlPlane) putSubscription(ctx context.Context, q *request) (reply, 
 	if err != nil {
 		return reply{}, err
 	}
+	owners, err := c.planOwners(ctx, q, want, body.Properties.Owners)
+	if err != nil {
+		return reply{}, err
+	}
 	status, change := http.StatusOK, c.store.Subscriptions.Creating(want)
-	if isNew {
+	if q.subscription.Version == 0 {
 		status = http.StatusCreated
 	} else {
 		change = c.store.Subscriptions.Updating(q.subscription, want)
 	}
-	if err := q.allow(ownersChanged(q.subscription.Value.Owners, want.Owners)); err != nil {
+	if err := q.allow(owners.detail()); err != nil {
 		return reply{}, err
 	}
-	if _, err := q.commit(ctx, change); err != nil {
+	if _, err := q.commit(ctx, append(owners.changes, change)...); err != nil {
 		return reply{}, err
 	}
 	return reply{status: status, body: arm.NewSubscription(want)}, nil
 }
 
-// ownersChanged is the audit log's detail of who was added to a subscription's
-// owners and who removed, nil for nobody.
-func ownersChanged(old, want []access.Owner) any {
-	without := func(all, some []access.Owner) []access.Owner {
-		return slices.DeleteFunc(slices.Clone(all), func(o access.Owner) bool {
-			return slices.ContainsFunc(some, func(p access.Owner) bool {
-				return strings.EqualFold(o.TenantID, p.TenantID) && strings.EqualFold(o.ObjectID, p.ObjectID)
-			})
-		})
-	}
+// ownersPlan is how the Owner assignments of a subscription become those that a
+// PUT asks for.
+type ownersPlan struct {
+	added, removed []access.Owner
+	changes        []store.Change
+}
+
+// detail is for the audit log: who was added and who removed, nil for nobody.
+func (p ownersPlan) detail() any {
 	detail := map[string]any{}
-	if added := without(want, old); len(added) > 0 {
-		detail["ownersAdded"] = added
+	if len(p.added) > 0 {
+		detail["ownersAdded"] = p.added
 	}
-	if removed := without(old, want); len(removed) > 0 {
-		detail["ownersRemoved"] = removed
+	if len(p.removed) > 0 {
+		detail["ownersRemoved"] = p.removed
 	}
 	if len(detail) == 0 {
 		return nil
 	}
 	return detail
+}
+
+// planOwners leaves the owners alone where the body has none, but for a new
+// subscription, which is at least its creator's. The caller stays an owner:
+// nobody locks himself out by a slip.
+func (c *ControlPlane) planOwners(ctx context.Context, q *request, sub access.Subscription, owners []access.Owner) (ownersPlan, error) {
+	var plan ownersPlan
+	if owners == nil && q.subscription.Version != 0 {
+		return plan, nil
+	}
+	var want []access.Owner
+	for _, o := range append(slices.Clone(owners), access.Owner{TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID}) {
+		if !access.IsGUID(o.TenantID) || !access.IsGUID(o.ObjectID) {
+			return plan, arm.InvalidParameter("properties.owners", "tenantId '%s' and objectId '%s' must both be GUIDs.", access.Clip(o.TenantID, 100), access.Clip(o.ObjectID, 100))
+		}
+		if !slices.ContainsFunc(want, o.Equal) {
+			want = append(want, o)
+		}
+	}
+	have, _, err := c.store.RoleAssignments.List(ctx, store.AssignmentsAt(sub.ID))
+	if err != nil {
+		return plan, err
+	}
+	var kept []access.Owner
+	for _, item := range have {
+		o := access.Owner{TenantID: item.Value.TenantID, ObjectID: item.Value.PrincipalID}
+		switch {
+		case !strings.EqualFold(item.Value.Role, access.OwnerRole):
+		case slices.ContainsFunc(want, o.Equal):
+			kept = append(kept, o)
+		default:
+			plan.removed = append(plan.removed, o)
+			plan.changes = append(plan.changes, c.store.RoleAssignments.Deleting(item))
+		}
+	}
+	for _, o := range want {
+		if !slices.ContainsFunc(kept, o.Equal) {
+			plan.added = append(plan.added, o)
+			plan.changes = append(plan.changes, c.store.RoleAssignments.Creating(access.NewOwner(newID(), sub.ID, o, q.caller.ObjectID, c.cfg.Now())))
+		}
+	}
+	if q.subscription.Version == 0 {
+		return plan, nil
+	}
+	if len(plan.added) > 0 {
+		err = q.require(ctx, access.RoleAssignmentType+"/write", sub.ID)
+	}
+	if err == nil && len(plan.removed) > 0 {
+		err = q.require(ctx, access.RoleAssignmentType+"/delete", sub.ID)
+	}
+	return plan, err
 }
 
 func wantSubscription(q *request, body subscriptionBody) (access.Subscription, error) {
@@ -148,20 +207,6 @@ func wantSubscription(q *request, body subscriptionBody) (access.Subscription, e
 	}
 	if p.DisplayName != "" {
 		want.DisplayName = access.Clip(p.DisplayName, 256)
-	}
-	if p.Owners == nil && want.Owners != nil {
-		return want, nil
-	}
-	want.Owners = nil
-	for _, o := range p.Owners {
-		if !access.IsGUID(o.TenantID) || !access.IsGUID(o.ObjectID) {
-			return want, arm.InvalidParameter("properties.owners", "tenantId '%s' and objectId '%s' must both be GUIDs.", access.Clip(o.TenantID, 100), access.Clip(o.ObjectID, 100))
-		}
-		want.Owners = append(want.Owners, o)
-	}
-	// The caller stays an owner: nobody locks himself out by a slip.
-	if self := (access.Owner{TenantID: q.caller.TenantID, ObjectID: q.caller.ObjectID}); !slices.Contains(want.Owners, self) {
-		want.Owners = append(want.Owners, self)
 	}
 	return want, nil
 }

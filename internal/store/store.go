@@ -65,6 +65,8 @@ type Store struct {
 	UserNames     Kind[UserName]
 	UserGroups    Kind[Group]
 
+	RoleAssignments Kind[access.RoleAssignment]
+
 	prefix   string
 	log      *slog.Logger
 	interval time.Duration
@@ -152,6 +154,7 @@ func newStore(conn *connection, cfg Config) *Store {
 	s.Users = kindOf(s, "user", "users", byName, userKey)
 	s.UserNames = kindOf(s, "user name", "usernames", byName, userNameKey)
 	s.UserGroups = kindOf(s, "group of users", "usergroups", byName, directoryGroupKey)
+	s.RoleAssignments = kindOf(s, "role assignment", "roleassignments", byID, roleAssignmentKey)
 	return s
 }
 
