@@ -209,7 +209,7 @@ func TestIsGUID(t *testing.T) {
 	}
 }
 
-func FuzzParseResourceID(f *testing.F) {
+func FuzzItem15ResourceID(f *testing.F) {
 	same, different := lookAlikes()
 	for _, s := range append(same, different...) {
 		f.Add(s, workspace)

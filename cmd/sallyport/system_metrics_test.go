@@ -102,10 +102,13 @@ func TestMetricsOfAServer(t *testing.T) {
 
 // What is not said to listen elsewhere listens on loopback only (checklist,
 // item 41).
-func TestMetricsListenOnLoopback(t *testing.T) {
-	host, _, err := net.SplitHostPort(defaultServerConfig().MetricsListen)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		t.Errorf("metrics listen on %q by default: %v", host, err)
+func TestItem41DefaultsAreLoopback(t *testing.T) {
+	cfg := defaultServerConfig()
+	for name, addr := range map[string]string{"the TLS port": cfg.Listen, "the identity endpoint": cfg.IdentityListen, "metrics": cfg.MetricsListen} {
+		host, _, err := net.SplitHostPort(addr)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			t.Errorf("%s listens on %q by default: %v", name, addr, err)
+		}
 	}
 }
 

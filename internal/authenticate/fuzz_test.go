@@ -16,11 +16,11 @@ import (
 	"github.com/sallyport/sallyport/access"
 )
 
-// FuzzToken signs whatever header and claims it is given, and passes on a
+// FuzzItem14Token signs whatever header and claims it is given, and passes on a
 // signature of its own as well. Nothing panics, and what verifies here also
 // verifies by hand with crypto/rsa and with a second JWT library, go-jose,
 // which reads the same claims (checklist, item 14).
-func FuzzToken(f *testing.F) {
+func FuzzItem14Token(f *testing.F) {
 	f.Add(header().json(), payload().json(), "")
 	f.Add(header().json(), payload().with(fields{"aud": []string{audience}}).json(), "")
 	f.Add(`{"alg":"none","kid":"a"}`, payload().json(), "AAAA")

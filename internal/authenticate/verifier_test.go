@@ -329,3 +329,27 @@ func TestItem17LogsHoldNoToken(t *testing.T) {
 		t.Errorf("log is %q", s)
 	}
 }
+
+// A stolen token ends: at most 25 hours are accepted between iat and exp, which
+// lets a managed identity's 24 h 05 min pass, and a token that was verified is
+// not remembered past its end.
+func TestItem17LifetimeIsCapped(t *testing.T) {
+	clk := &clock{t: start}
+	v := newVerifier(t, config(newSource(), clk))
+	for lifetime, ok := range map[time.Duration]bool{
+		24*time.Hour + 5*time.Minute: true, 25 * time.Hour: true, 25*time.Hour + time.Second: false, 48 * time.Hour: false, 365 * 24 * time.Hour: false,
+	} {
+		_, err := v.Principal(t.Context(), token(fields{"exp": start.Add(lifetime).Unix()}))
+		if (err == nil) != ok {
+			t.Errorf("a token that lives %s: %v", lifetime, err)
+		}
+	}
+	short := token(fields{"exp": start.Add(time.Minute).Unix()})
+	if _, err := v.Principal(t.Context(), short); err != nil {
+		t.Fatal(err)
+	}
+	clk.add(2 * time.Minute) // the minute, and the skew
+	if _, err := v.Principal(t.Context(), short); err == nil {
+		t.Error("a token was accepted past its end")
+	}
+}

@@ -178,6 +178,9 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 		return adm, fmt.Errorf("%w: %d bytes with 32 for each field, more than %d", errHeadersTooLarge, size, tunnel.HeaderLimit)
 	}
 	rec.Cluster, rec.Path = t.cluster.String(), access.Clip(t.path, 1024)
+	if preflight(r) {
+		return adm, fmt.Errorf("a browser's cross-origin requests are not served: whoever calls a cluster sends a token of its own: %w", access.ErrForbidden)
+	}
 	if adm.info, err = requestinfo.Parse(r.Method, t.path, t.query); err != nil {
 		return adm, err
 	}
@@ -211,6 +214,12 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 		return adm, errNoAgent(t.cluster)
 	}
 	return adm, nil
+}
+
+// preflight reports whether a browser asks for leave, on behalf of another
+// origin's page (Fetch, 4.8; checklist, item 29). It sends no token with it.
+func preflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
 func errNoAgent(cluster access.ResourceID) error {

@@ -291,7 +291,7 @@ func TestRevokeCutsARunningStream(t *testing.T) {
 	}
 }
 
-func TestRevokedBeforeTheAnswer(t *testing.T) {
+func TestItem26RevokedBeforeTheAnswer(t *testing.T) {
 	r := newRig(t)
 	r.answer = func(req *http.Request) (*http.Response, error) {
 		r.Revoke(bindingUID, "binding deleted")

@@ -15,10 +15,10 @@ import (
 	"github.com/sallyport/sallyport/internal/requestinfo"
 )
 
-// FuzzParse: whatever is accepted, an API server behind net/http reads the same
+// FuzzItem10RequestInfo: whatever is accepted, an API server behind net/http reads the same
 // from the bytes that are forwarded; and so does the plainest reader, which
 // splits at slashes and decodes nothing.
-func FuzzParse(f *testing.F) {
+func FuzzItem10RequestInfo(f *testing.F) {
 	for _, tc := range refused() {
 		path, query, _ := strings.Cut(tc.target, "?")
 		f.Add(tc.method, path, query)

@@ -1,0 +1,158 @@
+package sallyport_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var mutate = flag.Bool("mutate", false, "take each defence out in turn, and see its test fail (minutes)")
+
+// mutation takes one defence out: in each file, old text becomes new, and then
+// the test must fail. Whatever else the package has stays as it is.
+type mutation struct {
+	item  string // of the security checklist
+	edits []edit
+	pkg   string
+	test  string
+}
+
+type edit struct{ file, old, new string }
+
+// mutations are one or more of each item that is held by our own code. They are
+// applied by the go command's -overlay, so the tree is never touched.
+func mutations() []mutation {
+	one := func(item, file, old, new, pkg, test string) mutation {
+		return mutation{item, []edit{{file, old, new}}, pkg, test}
+	}
+	const (
+		gateway, impersonate, tunnel, authenticate = "./internal/gateway", "./internal/impersonate", "./internal/tunnel", "./internal/authenticate"
+		forward, identity, proxy, claims           = "internal/gateway/forward.go", "internal/impersonate/identity.go", "internal/impersonate/proxy.go", "internal/authenticate/claims.go"
+	)
+	return []mutation{
+		one("01", "internal/gateway/gateway.go", `name := tunnel.SpoofsIdentity(r.Header); name != ""`, `name := tunnel.SpoofsIdentity(r.Header); name == "-"`, gateway, "TestItem01ImpersonationIsRefused"),
+		one("01", proxy, "p.headers.Request(pr.Out.Header, kindOf(pr.In))", "", impersonate, "TestItem01NothingSuppliedSurvives"),
+		one("02", forward, "g.headers.Request(out.Header, adm.kind())", "", gateway, "TestItem02SpoofedHeadersStop"),
+		{"03", []edit{ // the claim is stamped before ReverseProxy deletes what Connection lists
+			{forward, "g.headers.Request(out.Header, adm.kind())", `kept := out.Header.Clone()
+		g.headers.Request(out.Header, adm.kind())
+		for name, values := range kept {
+			if tunnel.IsPrivate(name) {
+				out.Header[name] = values
+			}
+		}`},
+			{forward, "		tunnel.StampClaim(out.Header, adm.grant, requestID)\n	}", "	}"},
+			{forward, "	proxy.ServeHTTP(w, r)", "	tunnel.StampClaim(r.Header, adm.grant, requestID)\n	proxy.ServeHTTP(w, r)"},
+		}, gateway, "TestItem03ConnectionLists"},
+		{"03", []edit{ // the identity is set before ReverseProxy deletes what Connection lists
+			{identity, "out, err := identify(r, t.token)\n", "out, err := r, error(nil)\n"},
+			{proxy, "	p.reverse.ServeHTTP(w, r)\n", "	if r, err = identify(r, p.cfg.Token); err != nil {\n		tunnel.Refuse(w, err)\n		return\n	}\n	p.reverse.ServeHTTP(w, r)\n"},
+			{proxy, "	p.headers.Request(pr.Out.Header, kindOf(pr.In))\n", `	kept := pr.Out.Header.Clone()
+	p.headers.Request(pr.Out.Header, kindOf(pr.In))
+	for name, values := range kept {
+		if strings.HasPrefix(name, "Impersonate-") && name != "Impersonate-Uid" || name == "Authorization" || name == "Audit-Id" {
+			pr.Out.Header[name] = values
+		}
+	}
+`},
+		}, impersonate, "TestItem03NamedInConnection"},
+		one("04", identity, "if !ok || id == (identity{}) {", "if !ok && id != (identity{}) {", impersonate, "TestItem04NoIdentityNoCall"),
+		one("04", identity, "	if err != nil {\n		return nil, fmt.Errorf(\"read the proxy account's token: %w\", err)\n	}\n", "	_ = err\n", impersonate, "TestItem04RefusalsMakeNoCall"),
+		one("05", identity, `h.Set("Impersonate-Extra-"+access.ExtraSource, id.source)`, "", impersonate, "TestItem05IdentityIsWhole"),
+		one("06", "internal/tunnel/claim.go", "if err := access.CheckBindingName(c.Binding); err != nil {", "if err := access.CheckBindingName(c.Binding); err != nil && c.Binding == \"\" {", tunnel, "TestItem06ReadClaimRefuses"),
+		one("06", "internal/tunnel/claim.go", "if err := access.CheckBindingName(c.Binding); err != nil {", "if err := access.CheckBindingName(c.Binding); err != nil && c.Binding == \"\" {", impersonate, "FuzzItem06Names"),
+		one("09", "internal/gateway/gateway.go", "adm.upgrade && !adm.info.MayUpgrade()", "adm.upgrade && false", gateway, "TestItem09ArbitraryUpgradesAreRefused"),
+		one("09", "internal/tunnel/upgrade.go", `return invalid("only SPDY/3.1 and websocket are known")`, "proto = asks[0]", tunnel, "TestItem09UpgradeRequest"),
+		one("09", "internal/requestinfo/requestinfo.go", `i.Resource != "pods" || !strings.HasSuffix`, `i.Resource == "" || !strings.HasSuffix`, "./internal/requestinfo", "TestItem09MayUpgrade"),
+		one("10", "internal/requestinfo/requestinfo.go", `name == "." || name == ".." || `, "", "./internal/requestinfo", "TestItem10ParseRefuses"),
+		one("10", "internal/requestinfo/requestinfo.go", `name == "." || name == ".." || `, "", gateway, "TestItem10TargetRefuses"),
+		one("11", "internal/requestinfo/requestinfo.go", `if info.Verb == "list" { // the query`, `if info.Verb == "-" { // the query`, "./internal/requestinfo", "TestItem11EverySpelling"),
+		one("11", "internal/requestinfo/requestinfo.go", `if info.Verb == "list" { // the query`, `if info.Verb == "-" { // the query`, gateway, "TestItem11OneDecisionForEverySpelling"),
+		one("14", "internal/authenticate/token.go", `[]string{"crit", "jku", "jwk", "x5c", "x5u"}`, `[]string{"crit"}`, authenticate, "TestItem14Traps"),
+		one("14", "internal/authenticate/token.go", "if err := strictjson.Check(raw, strictjson.Rules{MaxDepth: maxDepth}); err != nil {", "if err := strictjson.Check(raw, strictjson.Rules{MaxDepth: maxDepth}); err != nil && len(raw) == 0 {", authenticate, "TestItem14Traps"),
+		one("14", claims, "case !hasExp || !hasIat:", "case !hasExp && !hasIat:", authenticate, "TestItem14Traps"),
+		one("14", claims, "if !slices.Contains(v.audiences, aud) {", "if !slices.Contains(v.audiences, aud) && aud == \"\" {", authenticate, "FuzzItem14Token"),
+		one("15", "access/resourceid.go", `return id.text != "" && strings.EqualFold(id.text, other.text)`, `return id.text != "" && strings.HasPrefix(strings.ToLower(id.text), strings.ToLower(other.text))`, "./access", "FuzzItem15ResourceID"),
+		one("15", claims, `refuse(Invalid, "the token's claim xms_mirid is not a resource id: %v", err)`, "nil", authenticate, "TestItem15LookAlikes"),
+		one("16", claims, "if !strings.EqualFold(tid, issuer.TenantID) {", "if tid == \"\" {", authenticate, "TestItem16TwoIssuers"),
+		one("17", claims, "case exp.Sub(iat) > maxLifetime:", "case exp.Sub(iat) > 1000*maxLifetime:", authenticate, "TestItem17LifetimeIsCapped"),
+		one("19", "internal/enroll/jointoken.go", "if c.Generation > 0 && !t.Reset &&", "if c.Generation > 100 && !t.Reset &&", "./internal/enroll", "TestItem19StolenJoinToken"),
+		one("19", "internal/tunnel/hub.go", "	if floor <= c.floor {", "	if floor >= 0 {", tunnel, "TestItem19NewestGenerationWins"),
+		one("21", "internal/enroll/client.go", "if keyHash(ca) != hash {", "if keyHash(ca) == \"\" {", "./internal/enroll", "TestItem21ClientKnowsItsGateway"),
+		one("23", proxy, "if err := p.cfg.Known(claim); err != nil {", "if err := p.cfg.Known(claim); err != nil && claim.Binding == \"\" {", impersonate, "TestItem23ForgedClaimsAreRefused"),
+		one("26", "internal/authorize/index.go", "			x.removeLocked(key)\n			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "./internal/authorize", "TestItem26NoGrantSurvivesItsDeletion"),
+		one("26", "internal/gateway/gateway.go", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil {", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil && rec.ID == \"\" {", gateway, "TestItem26RevokedBeforeTheAnswer"),
+		one("29", "internal/gateway/gateway.go", "if preflight(r) {", "if preflight(r) && rec.ID == \"\" {", gateway, "TestItem29NoCookiesNoCORS"),
+		one("40", "internal/gateway/gateway.go", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil && rec.ID == \"\" {", gateway, "TestItem40NotRecordedIsRefused"),
+		one("40", "internal/tunnel/allow.go", `"Accept":              true,`, `"Accept":              true, "Audit-Id": true,`, gateway, "TestItem40ClientsAuditIDIsIgnored"),
+		one("41", "cmd/sallyport/server.go", `MetricsListen:  "127.0.0.1:8445"`, `MetricsListen:  ":8445"`, "./cmd/sallyport", "TestItem41DefaultsAreLoopback"),
+	}
+}
+
+// TestMutations holds each mutation to the code it is of; with -mutate it also
+// applies it, and the test that is named must then fail.
+func TestMutations(t *testing.T) {
+	for _, m := range mutations() {
+		t.Run(m.item+" "+m.test, func(t *testing.T) {
+			mutated := map[string]string{}
+			for _, e := range m.edits {
+				text, ok := mutated[e.file]
+				if !ok {
+					b, err := os.ReadFile(e.file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					text = string(b)
+				}
+				if n := strings.Count(text, e.old); n != 1 {
+					t.Fatalf("%s has %q %d times; a mutation must name its place", e.file, e.old, n)
+				}
+				mutated[e.file] = strings.Replace(text, e.old, e.new, 1)
+			}
+			if *mutate {
+				t.Parallel()
+				mustFail(t, m, mutated)
+			}
+		})
+	}
+}
+
+// mustFail runs the mutation's test on a tree in which those files have other
+// texts.
+func mustFail(t *testing.T, m mutation, mutated map[string]string) {
+	dir, replace := t.TempDir(), map[string]string{}
+	for file, text := range mutated {
+		at := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		if err := os.WriteFile(at, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := filepath.Abs(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace[whole] = at
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "test", "-overlay", file, "-run", "^"+m.test+"$", m.pkg).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "--- FAIL: "+m.test) {
+		t.Errorf("without its defence, %s of %s did not fail: %v\n%s", m.test, m.pkg, err, out)
+		return
+	}
+	t.Logf("%s", firstLines(string(out), 4))
+}
+
+func firstLines(text string, n int) string {
+	lines := strings.SplitN(text, "\n", n+1)
+	return strings.Join(lines[:min(n, len(lines))], "\n")
+}
