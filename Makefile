@@ -1,7 +1,7 @@
-# Six targets, each naming the commands it runs. `make demo` and `make test` need nothing but Go.
+# Seven targets, each naming the commands it runs. `make demo` and `make test` need nothing but Go.
 LDFLAGS = -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: build demo test check fuzz bench
+.PHONY: build demo test check fuzz bench release
 
 # The first build compiles a real kube-apiserver, which takes minutes; later ones are quick.
 build:
@@ -35,3 +35,7 @@ fuzz:
 
 bench:
 	go test -run '^$$' -bench . -benchtime 2s ./internal/tunnel ./internal/authenticate ./internal/gateway
+
+# Binaries, bills of materials and checksums, in dist/.
+release:
+	@deploy/release.sh

@@ -2,6 +2,10 @@ package sallyport_test
 
 import (
 	"bytes"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +13,67 @@ import (
 	"strings"
 	"testing"
 )
+
+// TestSecurityTable holds docs/security.md to the code: each of the checklist's
+// 42 items has one row, in order, and each test that a row names is there, with
+// the item's number in its name or without.
+func TestSecurityTable(t *testing.T) {
+	text, err := os.ReadFile("docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := testNames(t)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)`")
+	next := 1
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "| "+fmt.Sprint(next)+" |") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+		if len(cells) != 4 {
+			t.Fatalf("row %d has %d cells, want number, what, test, state", next, len(cells))
+		}
+		state := cells[3]
+		for _, m := range named.FindAllStringSubmatch(cells[2], -1) {
+			if !tests[unnumbered(m[1])] {
+				t.Errorf("item %d names %s, which is no test", next, m[1])
+			}
+		}
+		switch {
+		case state == "holds", strings.HasPrefix(state, "does not apply yet: "), strings.HasPrefix(state, "open: "):
+		default:
+			t.Errorf("item %d: state %q is none of holds, does not apply yet: why, open: why", next, state)
+		}
+		next++
+	}
+	if next != 43 {
+		t.Fatalf("the table ends before item %d", next)
+	}
+}
+
+// testNames are the tests and fuzz targets of this module and its nested ones.
+func testNames(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, file := range goFiles(t) {
+		if !strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
+				names[unnumbered(fn.Name.Name)] = true
+			}
+		}
+	}
+	return names
+}
+
+// unnumbered is a test's name without the checklist's number.
+func unnumbered(name string) string { return regexp.MustCompile(`Item\d+`).ReplaceAllString(name, "") }
 
 func goFiles(t *testing.T) []string {
 	t.Helper()

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -84,6 +85,28 @@ func TestItem11OneDecisionForEverySpelling(t *testing.T) {
 				t.Errorf("%+v: forwarded as %s", sp, out[0].Method)
 			}
 		}
+	}
+}
+
+// A binding that goes between the decision and the registration is seen by the
+// second look, and nothing is forwarded. What goes after that is cut.
+func TestItem26WithdrawnBetween(t *testing.T) {
+	r := newRig(t)
+	r.holds = func(access.Grant) error {
+		if len(r.live.UIDs()) != 1 {
+			t.Error("the second look comes before the request is registered: a deletion between them would be missed")
+		}
+		return fmt.Errorf("binding %q was deleted: %w", "b1", access.ErrForbidden)
+	}
+	resp := r.do(get("/api/v1/pods"))
+	if err := status(t, resp); resp.StatusCode != http.StatusForbidden || !strings.Contains(err.Error(), "was deleted") {
+		t.Error(err)
+	}
+	if len(r.requests()) != 0 || len(r.live.UIDs()) != 0 {
+		t.Errorf("%d forwarded, live %v", len(r.requests()), r.live.UIDs())
+	}
+	if records := r.audited(); len(records) != 2 || records[1].Status != http.StatusForbidden {
+		t.Errorf("recorded as %+v", records)
 	}
 }
 
