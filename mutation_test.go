@@ -61,7 +61,7 @@ func mutations() []mutation {
 `},
 		}, impersonate, "TestItem03NamedInConnection"},
 		one("04", identity, "if !ok || id == (identity{}) {", "if !ok && id != (identity{}) {", impersonate, "TestItem04NoIdentityNoCall"),
-		one("04", identity, "	if err != nil {\n		return nil, fmt.Errorf(\"read the proxy account's token: %w\", err)\n	}\n", "	_ = err\n", impersonate, "TestItem04RefusalsMakeNoCall"),
+		one("04", identity, "	if err != nil {\n		return nil, fmt.Errorf(\"%w: %w\", errNoToken, err)\n	}\n", "	_ = err\n", impersonate, "TestItem04RefusalsMakeNoCall"),
 		one("05", identity, `h.Set("Impersonate-Extra-"+access.ExtraSource, id.source)`, "", impersonate, "TestItem05IdentityIsWhole"),
 		one("06", "internal/tunnel/claim.go", "if err := access.CheckBindingName(c.Binding); err != nil {", "if err := access.CheckBindingName(c.Binding); err != nil && c.Binding == \"\" {", tunnel, "TestItem06ReadClaimRefuses"),
 		one("06", "internal/tunnel/claim.go", "if err := access.CheckBindingName(c.Binding); err != nil {", "if err := access.CheckBindingName(c.Binding); err != nil && c.Binding == \"\" {", impersonate, "FuzzItem06Names"),
