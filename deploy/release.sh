@@ -28,9 +28,11 @@ for platform in $platforms; do
   export CGO_ENABLED=0 GOOS=${platform%/*} GOARCH=${platform#*/} GOFLAGS=
   go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$version" -o "$out/$binary" ./cmd/sallyport
   if [ -z "${SBOM_SKIP:-}" ]; then
-    # What is linked into this binary, with the licences that were found; no
-    # serial number, which would be another each time.
-    "$tools/cyclonedx-gomod" app -json -noserial -licenses -std -packages=false -main cmd/sallyport -output "$out/$name.cdx.json" .
+    # What is linked into this binary, as the binary itself says, with the
+    # licences that were found; no serial number and no time, which would be
+    # others each time.
+    chmod +x "$out/$binary"
+    "$tools/cyclonedx-gomod" bin -json -noserial -notimestamp -licenses -std -version "$version" -output "$out/$name.cdx.json" "$out/$binary"
   fi
 done
 
