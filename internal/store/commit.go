@@ -21,9 +21,19 @@ type Change struct {
 	kind    string
 	key     string
 	path    string
-	version int64        // that the record must have; 0 for none
-	write   *clientv3.Op // nil for a condition alone
+	version int64  // that the record must have; 0 for none
+	write   write  // what to do then
+	value   []byte // to put, not sealed yet
 }
+
+// write is what a change does if its condition holds.
+type write int
+
+const (
+	nothing write = iota
+	putting
+	deleting
+)
 
 // Creating writes a record that must not exist yet.
 func (k Kind[T]) Creating(v T) Change { return k.put(v, 0) }
@@ -88,8 +98,7 @@ func (k Kind[T]) put(v T, ifVersion int64) Change {
 	case ifVersion < 0:
 		c.err = fmt.Errorf("put %s %q: version %d must be 0 or more: %w", k.name, access.Clip(key, maxQuoted), ifVersion, access.ErrInvalid)
 	default:
-		op := clientv3.OpPut(c.path, string(data))
-		c.write = &op
+		c.write, c.value = putting, data
 	}
 	return c
 }
@@ -102,8 +111,7 @@ func (k Kind[T]) delete(key string, ifVersion int64) Change {
 	case ifVersion <= 0:
 		c.err = fmt.Errorf("delete %s %q: version %d must be more than 0: %w", k.name, access.Clip(key, maxQuoted), ifVersion, access.ErrInvalid)
 	default:
-		op := clientv3.OpDelete(c.path)
-		c.write = &op
+		c.write = deleting
 	}
 	return c
 }
@@ -115,6 +123,8 @@ func (k Kind[T]) delete(key string, ifVersion int64) Change {
 // 128; and [access.ErrUnavailable] if etcd failed, when the changes may still
 // have been made, all of them.
 func (s *Store) Commit(ctx context.Context, changes ...Change) (int64, error) {
+	s.sealer.writing.RLock()
+	defer s.sealer.writing.RUnlock()
 	conditions, writes, reads, err := s.prepare(changes)
 	if err != nil {
 		return 0, err
@@ -163,8 +173,11 @@ func (s *Store) prepare(changes []Change) (conditions []clientv3.Cmp, writes, re
 		seen[c.path] = true
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(c.path), "=", c.version))
 		reads = append(reads, clientv3.OpGet(c.path, clientv3.WithKeysOnly()))
-		if c.write != nil {
-			writes = append(writes, *c.write)
+		switch c.write {
+		case putting:
+			writes = append(writes, clientv3.OpPut(c.path, string(s.sealer.seal(c.value, c.path))))
+		case deleting:
+			writes = append(writes, clientv3.OpDelete(c.path))
 		}
 	}
 	return conditions, writes, reads, nil

@@ -31,6 +31,9 @@
 //     says as of when it was proven complete (DESIGN.md has the argument).
 //   - Keys are folded to lower case, as ARM ids compare, and prefixes end at a
 //     segment, so "c1" never matches "c10" (security checklist, item 15).
+//   - Every value is encrypted and bound to its key (package keyring), so who
+//     can read the disk or the etcd learns no more than keys, and who can write
+//     to it can forge nothing.
 //   - Secrets that only need to be compared are kept as hashes.
 //
 // It does not decide who may read or write (the control plane does), does not

@@ -20,5 +20,5 @@ func OpenSmall(ctx context.Context, dir string, quota int64) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStore(conn, Config{Prefix: "/small/", Logger: log}), nil
+	return newStore(conn, &sealer{}, Config{Prefix: "/small/", Logger: log}), nil
 }

@@ -193,7 +193,11 @@ func (k Kind[T]) encode(v T) ([]byte, error) {
 // is, or wrote with a fault, is for the log.
 func (k Kind[T]) decode(kv *mvccpb.KeyValue) (Item[T], error) {
 	item := Item[T]{Key: k.keyOf(kv.Key), Version: kv.ModRevision}
-	if err := json.Unmarshal(kv.Value, &item.Value); err != nil {
+	value, err := k.store.sealer.unseal(kv)
+	if err == nil {
+		err = json.Unmarshal(value, &item.Value)
+	}
+	if err != nil {
 		return Item[T]{}, fmt.Errorf("stored %s %q is not readable: %v", k.name, item.Key, err)
 	}
 	return item, nil

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/keyring"
 )
 
 // callTimeout bounds a call whose context has no deadline of its own.
@@ -42,6 +43,10 @@ type Config struct {
 	ProgressInterval time.Duration
 	// Metrics takes the store's metrics; nil counts for nobody.
 	Metrics prometheus.Registerer
+	// Keys encrypt every value. An empty ring gets its first key when the store
+	// is opened, and a store from before is encrypted then. Nil leaves values as
+	// they are, and refuses a store that is encrypted.
+	Keys *keyring.Ring
 }
 
 // Store is an open store. Its fields are the kinds of records it keeps; they
@@ -67,6 +72,7 @@ type Store struct {
 
 	RoleAssignments Kind[access.RoleAssignment]
 
+	sealer   *sealer
 	prefix   string
 	log      *slog.Logger
 	interval time.Duration
@@ -125,17 +131,21 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := newStore(conn, cfg)
+	s := newStore(conn, &sealer{ring: cfg.Keys}, cfg)
 	if err := s.probe(ctx); err != nil {
 		s.Close() // the probe's error is the one to show
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := s.unlock(ctx); err != nil {
+		s.Close() // this error is the one to show
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
 }
 
 // newStore gives each kind its name, its folder and its key.
-func newStore(conn *connection, cfg Config) *Store {
-	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, interval: cfg.ProgressInterval, conn: conn, metrics: newMetrics(cfg.Metrics)}
+func newStore(conn *connection, sealer *sealer, cfg Config) *Store {
+	s := &Store{sealer: sealer, prefix: cfg.Prefix, log: cfg.Logger, interval: cfg.ProgressInterval, conn: conn, metrics: newMetrics(cfg.Metrics)}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.Subscriptions = kindOf(s, "subscription", "subscriptions", byID, subscriptionKey)
 	s.Groups = kindOf(s, "resource group", "groups", byID, groupKey)
@@ -168,7 +178,7 @@ func (s *Store) Within(segment string) (*Store, error) {
 		return nil, fmt.Errorf("store within %q: must be one segment of printable ASCII: %w", segment, access.ErrInvalid)
 	}
 	shared := &connection{client: s.conn.client, newWatcher: s.conn.newWatcher, close: func() error { return nil }}
-	return newStore(shared, Config{Prefix: prefix, Logger: s.log, ProgressInterval: s.interval}), nil
+	return newStore(shared, s.sealer, Config{Prefix: prefix, Logger: s.log, ProgressInterval: s.interval}), nil
 }
 
 // Close ends every call and Follow, waits for them, and then stops the

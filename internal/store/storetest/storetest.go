@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -32,6 +34,10 @@ const ProgressInterval = 50 * time.Millisecond
 // runs. A test has no other way to reach what TestMain made.
 var shared *store.Store
 
+// ring encrypts what the stores of this package keep, as a server's ring does;
+// Main writes it too.
+var ring *keyring.Ring
+
 // Main is the body of a TestMain: it opens a store in a temporary folder,
 // runs the tests, closes it, fails if a goroutine is left, and exits.
 func Main(m *testing.M) { os.Exit(run(m)) }
@@ -42,8 +48,12 @@ func run(m *testing.M) int {
 		return failed(err)
 	}
 	defer os.RemoveAll(dir)
+	if ring, err = keyring.Open(filepath.Join(dir, "encryption.key")); err != nil {
+		return failed(err)
+	}
 	shared, err = store.Open(context.Background(), store.Config{
-		Dir:              dir,
+		Dir:              filepath.Join(dir, "etcd"),
+		Keys:             ring,
 		Logger:           slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		ProgressInterval: ProgressInterval,
 	})
@@ -84,7 +94,7 @@ func External(t testing.TB) func(t *testing.T) *store.Store {
 	endpoint := Serve(t)
 	return func(t *testing.T) *store.Store {
 		t.Helper()
-		s, err := store.Open(t.Context(), store.Config{Endpoints: []string{endpoint}, ProgressInterval: ProgressInterval})
+		s, err := store.Open(t.Context(), store.Config{Endpoints: []string{endpoint}, Keys: ring, ProgressInterval: ProgressInterval})
 		if err != nil {
 			t.Fatal(err)
 		}
