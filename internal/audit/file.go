@@ -103,22 +103,30 @@ const maxLine = 1 << 20
 
 func cutTornLine(out *os.File) (size int64, err error) {
 	end, err := out.Seek(0, io.SeekEnd)
+	if err == nil {
+		size, err = wholeLines(out)
+	}
+	if err != nil || size == end {
+		return size, err
+	}
+	return size, out.Truncate(size)
+}
+
+// wholeLines is how many bytes a file has up to the end of its last whole line.
+func wholeLines(file *os.File) (size int64, err error) {
+	end, err := file.Seek(0, io.SeekEnd)
 	if err != nil || end == 0 {
 		return 0, err
 	}
 	tail := make([]byte, min(end, maxLine))
-	if _, err := out.ReadAt(tail, end-int64(len(tail))); err != nil {
+	if _, err := file.ReadAt(tail, end-int64(len(tail))); err != nil {
 		return 0, err
 	}
 	last := bytes.LastIndexByte(tail, '\n')
 	if last < 0 && end > int64(len(tail)) {
 		return 0, fmt.Errorf("not a log of lines: none ends in its last %d bytes", len(tail))
 	}
-	torn := len(tail) - 1 - last
-	if torn == 0 {
-		return end, nil
-	}
-	return end - int64(torn), out.Truncate(end - int64(torn))
+	return end - int64(len(tail)-1-last), nil
 }
 
 // firstTime is when the file began. Without a record that says so it is now.

@@ -358,3 +358,53 @@ func backward(r io.ReaderAt, size int64) iter.Seq2[[]byte, error] {
 		}
 	}
 }
+
+// ReadFiles reads the records of a log that nobody writes any more: of the file
+// at path and of those set aside beside it, oldest first. Files set aside
+// before since are left out, and so is a torn last line, whose record was never
+// acknowledged. Any other line that is no record comes as one of stage
+// [Unreadable]. It ends with f's error, or with one that wraps
+// [access.ErrUnavailable].
+func ReadFiles(ctx context.Context, path string, since time.Time, f func(Record) error) error {
+	path = filepath.Clean(path)
+	aside, err := setAside(path)
+	if err != nil {
+		return fmt.Errorf("read the audit log: %w: %w", err, access.ErrUnavailable)
+	}
+	var names []string
+	for _, name := range aside {
+		if at, _ := nameTime(path, name); !at.Before(since) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range append(names, path) {
+		file, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("read the audit log: %w: %w", err, access.ErrUnavailable)
+		}
+		err = readFile(ctx, file, f)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readFile(ctx context.Context, file *os.File, f func(Record) error) error {
+	size, err := wholeLines(file)
+	if err != nil {
+		return fmt.Errorf("read the audit log: %w: %w", err, access.ErrUnavailable)
+	}
+	for line, err := range forward(file, 0, size) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("read the audit log: %w: %w", err, access.ErrUnavailable)
+		}
+		if err := f(decode(line)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
