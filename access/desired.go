@@ -12,6 +12,9 @@ type Desired struct {
 	Revision   int64            `json:"revision"`   // of the store; never goes back
 	Bindings   []DesiredBinding `json:"bindings"`
 	Tombstones []Tombstone      `json:"tombstones,omitempty"`
+	// CAHashes are the CAs that the agent is to trust the gateway by, the older
+	// first, and no other: one, or two while one follows the other.
+	CAHashes []string `json:"caHashes,omitempty"`
 }
 
 // DesiredBinding is one binding with its roles written out.

@@ -74,6 +74,9 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused,
 		newEnvCommand(c),
 		newKubeconfigCommand(c),
 		newTokenCommand(c),
+		newKeysCommand(c),
+		newBackupCommand(c),
+		newRestoreCommand(c),
 		newVersionCommand(c),
 	)
 	return root

@@ -32,8 +32,12 @@ import (
 // heartbeat goes out each second.
 const feedSilence = 10 * time.Second
 
+// listeners are the server's ways in. metrics and admin may be nil.
+type listeners struct{ web, identity, metrics, admin net.Listener }
+
 // run starts everything in stages and waits.
-func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, stdout io.Writer) error {
+func (s *server) run(ctx context.Context, in listeners, stdout io.Writer) error {
+	web := in.web
 	feed := newHandOver(web.Addr())
 	door, err := s.frontDoor(feed)
 	if err != nil {
@@ -59,6 +63,9 @@ func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, s
 	group.Go(func() error { return s.control.Run(ctx) })
 	group.Go(func() error { return s.arm.Run(ctx) })
 	group.Go(func() error { return s.data.Run(ctx) })
+	group.Go(func() error {
+		return s.keys.Run(ctx, func(err error) { s.log.Warn("an old signing key is left", "error", err) })
+	})
 	if s.cfg.ServiceTags != "" {
 		group.Go(func() error { return s.tags.Follow(ctx, serviceTagsEvery, s.log) })
 	}
@@ -67,12 +74,16 @@ func (s *server) run(ctx context.Context, web, identity, metrics net.Listener, s
 	group.Go(func() error { return serveUntil(ctx, feedServer, feed) })
 
 	identityServer := &http.Server{Handler: s.idp.ManagedIdentity(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, ErrorLog: s.httpLog()}
-	group.Go(func() error { return serveUntil(ctx, identityServer, identity) })
+	group.Go(func() error { return serveUntil(ctx, identityServer, in.identity) })
 
-	if metrics != nil {
-		s.log.Info("metrics", "address", metrics.Addr())
+	if in.metrics != nil {
+		s.log.Info("metrics", "address", in.metrics.Addr())
 		watched := watchPort(prometheus.Gatherers{s.registry, etcdMetrics()}, s.health, s.log)
-		group.Go(func() error { return serveUntil(ctx, watched, metrics) })
+		group.Go(func() error { return serveUntil(ctx, watched, in.metrics) })
+	}
+
+	if in.admin != nil {
+		group.Go(func() error { return serveUntil(ctx, s.adminServer(), in.admin) })
 	}
 
 	// An index that is not loaded would refuse every agent.
@@ -110,9 +121,7 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 	if s.cfg.ClusterDomain != "" {
 		names = append(names, "*."+s.cfg.ClusterDomain)
 	}
-	agents := s.authority.AgentTLS(func(id enroll.Identity) error {
-		return s.index.Agent(id.ClusterUID, id.Generation)
-	})
+	current := func(id enroll.Identity) error { return s.index.Agent(id.ClusterUID, id.Generation) }
 	origin := func(conn net.Conn) (net.Conn, error) { return conn, nil }
 	if s.cfg.ProxyProtocol {
 		origin = s.addresses.proxies.Origin
@@ -127,11 +136,11 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 				if cert, err := s.hosts.Certificate(hello.ServerName); cert != nil || err != nil {
 					return cert, err
 				}
-				return s.authority.ServerCertificate(names)
+				return s.authority.CertificateFor(hello, names)
 			},
 			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 				if enroll.IsAgent(hello) {
-					return agents, nil
+					return s.authority.AgentTLS(current), nil
 				}
 				return nil, nil
 			},
@@ -142,7 +151,7 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 				if err := boundSilence(conn, feedSilence); err != nil {
 					s.log.Warn("a feed of a lost agent will be noticed late", "error", err)
 				}
-				feed.give(plainHTTP{conn})
+				s.giveFeed(feed, conn)
 			},
 		},
 		web: &http.Server{
@@ -175,6 +184,7 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 		s.gateway.ServeHTTP(w, r)
 		return
 	}
+	defer s.writing(r)()
 	switch first {
 	case "subscriptions", "providers", "tenants", "metadata":
 		s.control.ServeHTTP(w, r)
@@ -193,6 +203,7 @@ func (s *server) serveTunnel(ctx context.Context, conn *tls.Conn) {
 		s.log.Warn("tunnel refused", "remote", conn.RemoteAddr(), "error", err)
 		return
 	}
+	defer s.agents.enter(conn, id)()
 	peer := tunnel.Peer{ClusterUID: id.ClusterUID, Generation: id.Generation, Agent: id.Serial, NotAfter: id.NotAfter}
 	if err := s.hub.Serve(ctx, conn, peer); err != nil && ctx.Err() == nil {
 		s.log.Info("tunnel ended", "cluster", id.ClusterUID, "reason", err)

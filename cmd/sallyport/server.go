@@ -27,11 +27,11 @@ import (
 	"github.com/sallyport/sallyport/internal/authorize"
 	"github.com/sallyport/sallyport/internal/controlplane"
 	"github.com/sallyport/sallyport/internal/directory"
-	"github.com/sallyport/sallyport/internal/durable"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/hostcert"
 	"github.com/sallyport/sallyport/internal/idp"
+	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/telemetry"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -68,6 +68,10 @@ type serverConfig struct {
 	// and EtcdKey if the cluster asks its clients for a certificate.
 	EtcdEndpoints             []string
 	EtcdCA, EtcdCert, EtcdKey string
+	// EncryptionKeyFile holds the keys under which all records are encrypted, in
+	// either etcd; mode 0600. The first start makes it; a later one without it
+	// fails. Default: encryption.key in DataDir.
+	EncryptionKeyFile string
 	// EntraTenants are real Entra tenants whose tokens are trusted for
 	// subscriptions of that tenant. This needs a way out to Entra.
 	EntraTenants []string
@@ -168,6 +172,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file with the external etcd cluster's CA")
 	f.StringVar(&cfg.EtcdCert, "etcd-cert", "", "PEM file with this server's certificate for etcd")
 	f.StringVar(&cfg.EtcdKey, "etcd-key", "", "PEM file with that certificate's key")
+	f.StringVar(&cfg.EncryptionKeyFile, "encryption-key-file", "", "file with the keys that encrypt all records, made at the first start (default: encryption.key in the data folder)")
 	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
 	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
 	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
@@ -198,10 +203,12 @@ type server struct {
 	addresses addressRules
 
 	store     *store.Store
+	ring      *keyring.Ring // encrypts the store's records
 	audit     *audit.File
 	record    audit.Log // into audit, and counted
 	authority *enroll.Authority
 	hosts     *hostcert.Authority
+	agents    agentConns
 	keys      *idp.Keys
 	directory *directory.Directory
 	index     *authorize.Index
@@ -211,6 +218,9 @@ type server struct {
 	gateway   *gateway.Gateway
 	idp       *idp.Provider
 
+	// writes is held for reading by each write of an owner's, and for writing by
+	// a backup that begins.
+	writes sync.RWMutex
 	// serving counts the handlers of the TLS port. Shutdown does not wait for
 	// those that took over their connection, and they still have records to write.
 	serving sync.WaitGroup
@@ -273,6 +283,13 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	}
 	// Stopped last, when nothing uses it any more.
 	defer func() { err = errors.Join(err, s.store.Close(), s.audit.Close()) }()
+	admin, err := s.listenAdmin()
+	if err != nil {
+		return err
+	}
+	if admin != nil {
+		defer admin.Close()
+	}
 	op, err := s.firstStart(ctx)
 	if err != nil {
 		return err
@@ -280,7 +297,7 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	if err := s.build(op, "http://"+identity.Addr().String()+"/msi/token"); err != nil {
 		return err
 	}
-	return s.run(ctx, web, identity, metrics, stdout)
+	return s.run(ctx, listeners{web, identity, metrics, admin}, stdout)
 }
 
 // minCertificateLifetime leaves time to renew; certificates count whole seconds.
@@ -328,13 +345,16 @@ func (s *server) openState(ctx context.Context) (err error) {
 	if s.authority, err = enroll.OpenAuthority(dir("ca"), time.Now); err != nil {
 		return err
 	}
-	if err := durable.Replace(dir("ca.crt"), s.authority.CACertPEM()); err != nil {
+	if err := s.writeCA(); err != nil {
 		return err
 	}
 	if s.hosts, err = hostcert.Open(dir("hosts"), time.Now); err != nil {
 		return err
 	}
-	if s.keys, err = idp.OpenKeys(dir("keys")); err != nil {
+	if s.keys, err = idp.OpenKeys(dir("keys"), time.Now); err != nil {
+		return err
+	}
+	if s.ring, err = keyring.Open(cmp.Or(s.cfg.EncryptionKeyFile, dir(encryptionKeyFile))); err != nil {
 		return err
 	}
 	s.audit, err = audit.Open(audit.Config{
@@ -344,7 +364,7 @@ func (s *server) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := store.Config{Dir: dir("etcd"), Logger: s.log.With("part", "etcd"), Metrics: s.registry}
+	cfg := store.Config{Dir: dir("etcd"), Keys: s.ring, Logger: s.log.With("part", "etcd"), Metrics: s.registry}
 	if len(s.cfg.EtcdEndpoints) > 0 {
 		cfg.Dir, cfg.Endpoints = "", s.cfg.EtcdEndpoints
 		if cfg.TLS, err = etcdTLS(s.cfg); err != nil {
@@ -486,10 +506,10 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 			token, expires, err := s.idp.Lease(ctx, caller, audience, most)
 			return controlplane.Lease{Token: token, Expires: expires}, err
 		},
-		CACertificates: s.authority.CACertPEM(),
+		CACertificates: s.authority.CACertPEM,
 		GatewayAddress: s.advertise,
 		ClusterAddress: s.clusterAddress,
-		CAHash:         s.authority.CAHash(),
+		CAHashes:       s.authority.CAHashes,
 		Settled:        s.index.WaitFor,
 		Tunnel:         s.hub.Connected,
 		ClusterSettled: s.index.WaitForClusters,

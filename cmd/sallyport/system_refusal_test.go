@@ -23,7 +23,7 @@ import (
 // of any time.
 func (s *system) forge(identity idp.Identity, now time.Time) string {
 	s.t.Helper()
-	keys, err := idp.OpenKeys(filepath.Join(s.dir, "keys"))
+	keys, err := idp.OpenKeys(filepath.Join(s.dir, "keys"), time.Now)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -131,6 +132,7 @@ func Run(ctx context.Context, cfg Config) error {
 type agent struct {
 	cfg     Config
 	gateway *enroll.Client
+	renew   renewal
 	metrics *metrics
 }
 
@@ -299,6 +301,7 @@ func (a *agent) dialConfig(creds *enroll.Credentials, alpn string) tunnel.DialCo
 			return config, err
 		},
 		Proxy:  http.ProxyFromEnvironment,
+		Renew:  a.renew.due,
 		Logger: a.cfg.Logger,
 	}
 }
@@ -363,15 +366,42 @@ func issuerKeys(ctx context.Context, kube kubernetes.Interface) (issuer string, 
 // follow keeps the feed open and hands each state to f, until ctx ends.
 func (a *agent) follow(ctx context.Context, creds *enroll.Credentials, f func(access.Desired)) error {
 	return retry(ctx, a.cfg.Logger, "feed", func(ctx context.Context) error {
-		transport := a.feedTransport(creds)
-		defer transport.CloseIdleConnections()
-		err := client.NewFeed(transport).Desired(ctx, f)
-		if retired(err) {
-			if err := creds.Forget(ctx); err != nil {
-				return err
+		for {
+			err := a.followOnce(ctx, creds, f)
+			if errors.Is(err, errNewCA) && ctx.Err() == nil {
+				continue
 			}
+			if retired(err) {
+				if err := creds.Forget(ctx); err != nil {
+					return err
+				}
+			}
+			return err
 		}
-		return err
+	})
+}
+
+// followOnce reads the feed over one connection, until that ends or is to be
+// replaced.
+func (a *agent) followOnce(ctx context.Context, creds *enroll.Credentials, f func(access.Desired)) error {
+	renew := a.renew.due()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel(nil)
+	watching.Go(func() {
+		select {
+		case <-renew:
+			cancel(errNewCA)
+		case <-ctx.Done():
+		}
+	})
+	transport := a.feedTransport(creds)
+	defer transport.CloseIdleConnections()
+	return client.NewFeed(transport).Desired(ctx, func(d access.Desired) {
+		a.trust(d.CAHashes)
+		f(d)
 	})
 }
 
@@ -389,6 +419,7 @@ func (a *agent) sendReports(ctx context.Context, creds *enroll.Credentials, repo
 	transport := a.feedTransport(creds)
 	defer transport.CloseIdleConnections()
 	feed := client.NewFeed(transport)
+	renew := a.renew.due()
 	for {
 		report, err := reports.take(ctx)
 		if err != nil {
@@ -397,6 +428,9 @@ func (a *agent) sendReports(ctx context.Context, creds *enroll.Credentials, repo
 		err = retry(ctx, a.cfg.Logger, "report", func(ctx context.Context) error {
 			if newer, ok := reports.poll(); ok {
 				report = newer
+			}
+			if a.renew.before(&renew) {
+				transport.CloseIdleConnections()
 			}
 			return feed.Report(ctx, report)
 		})

@@ -179,6 +179,16 @@ func (v *Verifier) verify(ctx context.Context, token, kid string) (claims, Issue
 	return claims(verified), issuer, nil
 }
 
+// Refresh fetches the keys of all issuers now. Tokens verified before are
+// verified again where an issuer's keys have changed.
+func (v *Verifier) Refresh(ctx context.Context) error {
+	var failed []error
+	for _, set := range v.issuers {
+		failed = append(failed, set.refresh(ctx, false))
+	}
+	return errors.Join(failed...)
+}
+
 // Run fetches the keys of all issuers, and again each hour; after a failure
 // each minute. It returns nil when ctx ends.
 func (v *Verifier) Run(ctx context.Context) error {

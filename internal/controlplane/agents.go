@@ -70,7 +70,10 @@ func (c *ControlPlane) agentStatus(cluster access.Cluster) agentStatus {
 	s := agentStatus{
 		Connected: agent.connected(), Reconciler: newLink(agent.reconciler), Proxy: newLink(agent.proxy), Generation: cluster.Generation, JoinIssued: cluster.JoinIssued,
 		Revision: agent.sent, Foreign: agent.foreign, ClusterUID: cluster.UID,
-		GatewayAddress: c.cfg.GatewayAddress, CAHash: c.cfg.CAHash,
+		GatewayAddress: c.cfg.GatewayAddress,
+	}
+	if hashes := c.cfg.CAHashes(); len(hashes) > 0 {
+		s.CAHash = hashes[len(hashes)-1]
 	}
 	if c.cfg.ClusterAddress != nil {
 		s.ClusterAddress = c.cfg.ClusterAddress(cluster.UID)

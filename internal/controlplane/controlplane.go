@@ -69,11 +69,14 @@ type Config struct {
 	// tokens are issued in. Nil: listClusterAdminCredential is not served.
 	IssueLease func(ctx context.Context, caller access.Principal, audience string, most time.Duration) (Lease, error)
 	// CACertificates, in PEM, is what the gateway's own certificate is known by,
-	// for kubeconfigs.
-	CACertificates []byte
-	// GatewayAddress (host:port) and CAHash are what agents are told to find
-	// the gateway and to know it. Owners see them in an agent's status.
-	GatewayAddress, CAHash string
+	// for kubeconfigs. Nil: no certificates.
+	CACertificates func() []byte
+	// GatewayAddress (host:port) is what agents are told to find the gateway.
+	// Owners see it in an agent's status.
+	GatewayAddress string
+	// CAHashes are those of the CAs by which agents know the gateway, the older
+	// first. Owners see the newest, and agents hear of all. Nil: of none.
+	CAHashes func() []string
 	// ClusterAddress returns the URL of a cluster's own host on the gateway, ""
 	// where clusters have none. Optional.
 	ClusterAddress func(clusterUID string) string
@@ -161,6 +164,12 @@ func New(cfg Config) (*ControlPlane, error) {
 	}
 	if cfg.Remote == nil {
 		cfg.Remote = func(r *http.Request) string { return r.RemoteAddr }
+	}
+	if cfg.CACertificates == nil {
+		cfg.CACertificates = func() []byte { return nil }
+	}
+	if cfg.CAHashes == nil {
+		cfg.CAHashes = func() []string { return nil }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -106,7 +106,7 @@ func (q *request) kubeconfig(ctx context.Context, name string) (access.Cluster, 
 		return access.Cluster{}, nil, err
 	}
 	cluster := item.Value
-	config := newKubeconfig(cluster, "https://"+q.c.cfg.GatewayAddress+"/k8s"+cluster.ID.String(), q.c.cfg.CACertificates)
+	config := newKubeconfig(cluster, "https://"+q.c.cfg.GatewayAddress+"/k8s"+cluster.ID.String(), q.c.cfg.CACertificates())
 	if name == clusterUser {
 		form := strings.ToLower(q.http.URL.Query().Get("format"))
 		if err := q.asUser(ctx, &config, cluster, form); err != nil {

@@ -21,7 +21,7 @@ import (
 func newLeasing(t *testing.T) *fixture {
 	t.Helper()
 	return newFixture(t, func(cfg *controlplane.Config) {
-		cfg.CACertificates = []byte("the CA")
+		cfg.CACertificates = func() []byte { return []byte("the CA") }
 		cfg.IssueLease = func(_ context.Context, caller access.Principal, audience string, most time.Duration) (controlplane.Lease, error) {
 			if caller.ObjectID != callers()["owner"].ObjectID {
 				return controlplane.Lease{}, fmt.Errorf("no such tenant: %w", access.ErrNotFound)

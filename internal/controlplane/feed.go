@@ -38,6 +38,10 @@ func (c *ControlPlane) FeedHandler() http.Handler {
 	})
 }
 
+// Announce has every connected agent told at once what Config.CAHashes now
+// says.
+func (c *ControlPlane) Announce() { c.feeds.wake("") }
+
 // Peer is an agent, as its certificate says.
 type Peer struct {
 	ClusterUID string
@@ -232,6 +236,7 @@ func (c *ControlPlane) desired(ctx context.Context, p Peer, notBefore int64) (ac
 	d := access.Desired{
 		ClusterUID: cluster.Value.UID, Cluster: cluster.Value.ID, Generation: cluster.Value.Generation,
 		Revision: max(revision, notBefore), Bindings: make([]access.DesiredBinding, 0, len(bindings)),
+		CAHashes: c.cfg.CAHashes(),
 	}
 	for _, item := range bindings {
 		b := item.Value

@@ -185,7 +185,7 @@ func (f *fixture) start(edit func(*controlplane.Config)) (stop func()) {
 			return "join-canary", f.clock.Now().Add(time.Hour), err
 		},
 		GatewayAddress: "gateway.test:8443",
-		CAHash:         "sha256:ca",
+		CAHashes:       func() []string { return []string{"sha256:ca"} },
 		Now:            f.clock.Now,
 		Logger:         slog.New(slog.NewTextHandler(f.log, nil)),
 	}

@@ -26,22 +26,30 @@ import (
 
 const (
 	authorityFile = "agents-ca.pem"
+	followingFile = "agents-ca-next.pem" // beside it while one CA follows another
 	authorityLife = 10 * 365 * 24 * time.Hour
 	// backdate allows for agents whose clocks are behind.
 	backdate = 5 * time.Minute
 )
 
 // Authority is the certificate authority of the agents, and of the server's
-// name towards them. It is no other CA's child and signs nothing else. Safe
-// for concurrent use.
+// name towards them. It is no other CA's child and signs nothing else. While
+// it is being replaced it is two of them, see replace.go. Safe for concurrent
+// use.
 type Authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-	now  func() time.Time
+	dir string
+	now func() time.Time
 
 	mu     sync.Mutex
-	leaves map[string]*tls.Certificate // by names; guarded by mu
+	cas    []ca                        // one or two, the older first; replaced, never written to
+	leaves map[string]*tls.Certificate // by CA and names
+}
+
+// ca is one certificate authority.
+type ca struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	hash string // of its key
 }
 
 // OpenAuthority reads the CA from dir, or makes one (ECDSA P-256, 10 years)
@@ -55,25 +63,44 @@ func OpenAuthority(dir string, now func() time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
 	}
 	path := filepath.Join(dir, authorityFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createAuthority(path, now()); err != nil {
 			return nil, fmt.Errorf("create agents' CA: %v: %w", err, access.ErrUnavailable)
 		}
-		data, err = os.ReadFile(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
 	}
 	// Volume mounts and backups loosen modes; tighten rather than fail.
-	if err := errors.Join(os.Chmod(dir, 0o700), os.Chmod(path, 0o600)); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
 	}
-	a, err := parseAuthority(data, now)
-	if err != nil {
-		return nil, fmt.Errorf("agents' CA in %s: %w", authorityFile, err)
+	a := &Authority{dir: dir, now: now, leaves: map[string]*tls.Certificate{}}
+	for _, name := range []string{authorityFile, followingFile} {
+		c, err := a.read(name)
+		if errors.Is(err, fs.ErrNotExist) && name == followingFile {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		a.cas = append(a.cas, c)
 	}
 	return a, nil
+}
+
+// read reads one of the files. The error wraps [fs.ErrNotExist] without it.
+func (a *Authority) read(name string) (ca, error) {
+	path := filepath.Join(a.dir, name)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ca{}, fmt.Errorf("open agents' CA: %w: %w", err, access.ErrUnavailable)
+	}
+	if err := errors.Join(err, os.Chmod(path, 0o600)); err != nil {
+		return ca{}, fmt.Errorf("open agents' CA: %v: %w", err, access.ErrUnavailable)
+	}
+	c, err := parseAuthority(data, a.now)
+	if err != nil {
+		return ca{}, fmt.Errorf("agents' CA in %s: %w", name, err)
+	}
+	return c, nil
 }
 
 // createAuthority puts a new CA at path unless another process was first, whose
@@ -122,44 +149,77 @@ func newAuthority(now time.Time) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func parseAuthority(data []byte, now func() time.Time) (*Authority, error) {
+func parseAuthority(data []byte, now func() time.Time) (ca, error) {
 	certBlock, rest := pem.Decode(data)
 	keyBlock, rest := pem.Decode(rest)
 	if certBlock == nil || keyBlock == nil || certBlock.Type != "CERTIFICATE" || keyBlock.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("file must hold one CERTIFICATE and one PRIVATE KEY block: %w", access.ErrInvalid)
+		return ca{}, fmt.Errorf("file must hold one CERTIFICATE and one PRIVATE KEY block: %w", access.ErrInvalid)
 	}
 	cert, err := x509.ParseCertificate(certBlock.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %v: %w", err, access.ErrInvalid)
+		return ca{}, fmt.Errorf("certificate: %v: %w", err, access.ErrInvalid)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("private key cannot be read: %w", access.ErrInvalid) // no cause: it may quote the key
+		return ca{}, fmt.Errorf("private key cannot be read: %w", access.ErrInvalid) // no cause: it may quote the key
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || !key.PublicKey.Equal(cert.PublicKey) || !cert.IsCA {
-		return nil, fmt.Errorf("file must hold an ECDSA key and the CA certificate of that key: %w", access.ErrInvalid)
+		return ca{}, fmt.Errorf("file must hold an ECDSA key and the CA certificate of that key: %w", access.ErrInvalid)
 	}
 	if now().After(cert.NotAfter) {
-		return nil, fmt.Errorf("certificate ended at %s; remove the file to make a new CA, and enrol every agent again: %w", cert.NotAfter.UTC().Format(time.RFC3339), access.ErrInvalid)
+		return ca{}, fmt.Errorf("certificate ended at %s; remove the file to make a new CA, and enrol every agent again: %w", cert.NotAfter.UTC().Format(time.RFC3339), access.ErrInvalid)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &Authority{cert: cert, key: key, pool: pool, now: now, leaves: map[string]*tls.Certificate{}}, nil
+	return ca{cert: cert, key: key, hash: keyHash(cert)}, nil
 }
 
-// CACertPEM returns the CA's certificate.
+// CACertPEM returns the CA's certificate; while it is being replaced, the old
+// and the new one's.
 func (a *Authority) CACertPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	var out []byte
+	for _, c := range a.all() {
+		out = append(out, c.pem()...)
+	}
+	return out
 }
 
-// CAHash returns what agents pin: "sha256:" and the hexadecimal SHA-256 of the
-// CA's public key (its SubjectPublicKeyInfo), which outlives a renewal of the
-// certificate.
-func (a *Authority) CAHash() string { return keyHash(a.cert) }
+func (c ca) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
+}
 
-// Pool returns a new pool that holds the CA and nothing else.
-func (a *Authority) Pool() *x509.CertPool { return a.pool.Clone() }
+// CAHash returns what agents pin that are installed now: "sha256:" and the
+// hexadecimal SHA-256 of the CA's public key (its SubjectPublicKeyInfo), which
+// outlives a renewal of the certificate. While the CA is being replaced it is
+// the new one's.
+func (a *Authority) CAHash() string {
+	hashes := a.CAHashes()
+	return hashes[len(hashes)-1]
+}
+
+// CAHashes returns the hash of every CA that agents are to trust, the older
+// first.
+func (a *Authority) CAHashes() (hashes []string) {
+	for _, c := range a.all() {
+		hashes = append(hashes, c.hash)
+	}
+	return hashes
+}
+
+// Pool returns a new pool that holds the CA, or both, and nothing else.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range a.all() {
+		pool.AddCert(c.cert)
+	}
+	return pool
+}
+
+// all are the CAs there are, the older first.
+func (a *Authority) all() []ca {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cas
+}
 
 const hashPrefix = "sha256:"
 

@@ -32,17 +32,28 @@ const (
 // client: each list is remembered. The error wraps [access.ErrInvalid] for a
 // name that is none.
 func (a *Authority) ServerCertificate(names []string) (*tls.Certificate, error) {
+	return a.serverCertificate(a.all()[0], names)
+}
+
+// CertificateFor is ServerCertificate for a handshake: while the CA is being
+// replaced, a client that says which one it trusts gets a certificate of that.
+// Clients that say nothing trust the older one at least.
+func (a *Authority) CertificateFor(hello *tls.ClientHelloInfo, names []string) (*tls.Certificate, error) {
+	return a.serverCertificate(a.trustedBy(hello.ServerName), names)
+}
+
+func (a *Authority) serverCertificate(by ca, names []string) (*tls.Certificate, error) {
 	all := slices.Clone(names)
 	if !slices.Contains(all, ServerName) {
 		all = append([]string{ServerName}, all...)
 	}
-	key := strings.Join(all, "\n")
+	key := by.hash + "\n" + strings.Join(all, "\n")
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if leaf, ok := a.leaves[key]; ok && leaf.Leaf.NotAfter.Sub(a.now()) >= serverRenew {
 		return leaf, nil
 	}
-	leaf, err := a.newServerCertificate(all)
+	leaf, err := a.newServerCertificate(by, all)
 	if err != nil {
 		return nil, fmt.Errorf("server certificate: %w", err)
 	}
@@ -50,8 +61,8 @@ func (a *Authority) ServerCertificate(names []string) (*tls.Certificate, error) 
 	return leaf, nil
 }
 
-func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, error) {
-	template := a.leaf(ServerName, serverLife, x509.ExtKeyUsageServerAuth)
+func (a *Authority) newServerCertificate(by ca, names []string) (*tls.Certificate, error) {
+	template := a.leaf(by, ServerName, serverLife, x509.ExtKeyUsageServerAuth)
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
@@ -66,11 +77,11 @@ func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, erro
 	if err != nil {
 		return nil, err
 	}
-	cert, err := a.sign(template, key.Public())
+	cert, err := by.sign(template, key.Public())
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{cert.Raw, a.cert.Raw}, PrivateKey: key, Leaf: cert}, nil
+	return &tls.Certificate{Certificate: [][]byte{cert.Raw, by.cert.Raw}, PrivateKey: key, Leaf: cert}, nil
 }
 
 // Issue signs a certificate (DER) for an agent's public key, which must be
@@ -78,14 +89,14 @@ func (a *Authority) newServerCertificate(names []string) (*tls.Certificate, erro
 // That the agent holds the private key, and may have the role, was checked by
 // the caller. The error wraps [access.ErrInvalid].
 func (a *Authority) Issue(role Role, clusterUID string, generation int64, public crypto.PublicKey) (der []byte, notAfter time.Time, err error) {
-	cert, err := a.issue(Identity{Role: role, ClusterUID: clusterUID, Generation: generation}, public, agentLife)
+	cert, err := a.issue(a.all()[0], Identity{Role: role, ClusterUID: clusterUID, Generation: generation}, public, agentLife)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("issue agent certificate: %w", err)
 	}
 	return cert.Raw, cert.NotAfter, nil
 }
 
-func (a *Authority) issue(id Identity, public crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
+func (a *Authority) issue(by ca, id Identity, public crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	if _, err := ParseSAN(id.SAN()); err != nil {
 		return nil, err
 	}
@@ -96,15 +107,15 @@ func (a *Authority) issue(id Identity, public crypto.PublicKey, life time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", err, access.ErrInvalid)
 	}
-	template := a.leaf("sallyport agent "+string(id.Role), life, x509.ExtKeyUsageClientAuth)
+	template := a.leaf(by, "sallyport agent "+string(id.Role), life, x509.ExtKeyUsageClientAuth)
 	template.URIs = []*url.URL{name}
-	return a.sign(template, public)
+	return by.sign(template, public)
 }
 
-func (a *Authority) leaf(commonName string, life time.Duration, usage x509.ExtKeyUsage) *x509.Certificate {
+func (a *Authority) leaf(by ca, commonName string, life time.Duration, usage x509.ExtKeyUsage) *x509.Certificate {
 	end := a.now().Add(life)
-	if end.After(a.cert.NotAfter) {
-		end = a.cert.NotAfter
+	if end.After(by.cert.NotAfter) {
+		end = by.cert.NotAfter
 	}
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: commonName},    // for people; programs read the SAN
@@ -117,8 +128,8 @@ func (a *Authority) leaf(commonName string, life time.Duration, usage x509.ExtKe
 }
 
 // sign leaves the serial number to crypto/x509, which takes a random one.
-func (a *Authority) sign(template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+func (c ca) sign(template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, c.cert, public, c.key)
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", err, access.ErrInvalid)
 	}
@@ -135,14 +146,17 @@ func (a *Authority) Peer(state tls.ConnectionState) (Identity, error) {
 		return Identity{}, fmt.Errorf("agent showed no certificate: %w", access.ErrUnauthenticated)
 	}
 	leaf := state.PeerCertificates[0]
-	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots:       a.pool,
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots:       a.Pool(),
 		CurrentTime: a.now(),
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
+	})
+	if err != nil {
 		return Identity{}, fmt.Errorf("agent certificate: %v: %w", err, access.ErrUnauthenticated)
 	}
-	return identityOf(leaf)
+	id, err := identityOf(leaf)
+	id.CAHash = keyHash(chains[0][len(chains[0])-1])
+	return id, err
 }
 
 // IsAgent reports whether a client offers one of the agents' protocols, and so
@@ -159,7 +173,7 @@ func IsAgent(hello *tls.ClientHelloInfo) bool {
 // memory, since it is called during the handshake. A connection that stands
 // when its generation is retired, or its NotAfter passes, is for the caller to
 // deal with. Use the config by tls.Config.GetConfigForClient, chosen with
-// [IsAgent].
+// [IsAgent], and ask for it at each handshake: the CA can be replaced.
 func (a *Authority) AgentTLS(current func(Identity) error) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -169,8 +183,8 @@ func (a *Authority) AgentTLS(current func(Identity) error) *tls.Config {
 		ClientCAs:  a.Pool(),
 		// A ticket would let a retired certificate come back unseen.
 		SessionTicketsDisabled: true,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return a.ServerCertificate(nil)
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return a.CertificateFor(hello, nil)
 		},
 		VerifyConnection: func(state tls.ConnectionState) error {
 			id, err := a.Peer(state)

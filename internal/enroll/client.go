@@ -13,6 +13,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport/access"
@@ -34,6 +37,9 @@ type Client struct {
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+
+	mu      sync.Mutex
+	learned []string // what [Client.Trust] put in the place of CAHash
 }
 
 // Enrol uses up a join token and records the cluster's service-account issuer
@@ -151,15 +157,18 @@ func refusal(status int, data []byte) error {
 // cluster (checklist, item 21). The owner's join token names the one key that
 // may vouch, so only that is asked.
 func (c *Client) pinned() (*tls.Config, error) {
-	if err := checkCAHash(c.CAHash); err != nil {
-		return nil, err
+	pins := c.pins()
+	for _, hash := range pins {
+		if err := checkCAHash(hash); err != nil {
+			return nil, err
+		}
 	}
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		ServerName:         ServerName,
+		ServerName:         pinName(pins[len(pins)-1]),
 		InsecureSkipVerify: true, // VerifyConnection does it, on every handshake
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return verifyPinned(state.PeerCertificates, c.CAHash, x509.VerifyOptions{
+			return verifyPinned(state.PeerCertificates, c.pins(), x509.VerifyOptions{
 				DNSName:     ServerName,
 				CurrentTime: c.now(),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -169,14 +178,14 @@ func (c *Client) pinned() (*tls.Config, error) {
 }
 
 // verifyPinned verifies chain[0] under the one certificate of the chain whose
-// key has the hash. That certificate needs no proof of its own: another one
+// key has one of the hashes. That certificate needs no proof of its own: another one
 // made for the same key could not sign, since nobody else holds that key.
-func verifyPinned(chain []*x509.Certificate, hash string, opts x509.VerifyOptions) error {
+func verifyPinned(chain []*x509.Certificate, hashes []string, opts x509.VerifyOptions) error {
 	if len(chain) < 2 {
 		return fmt.Errorf("gateway sent %d certificates, must send its own and its CA: %w", len(chain), access.ErrUnauthenticated)
 	}
 	for _, ca := range chain[1:] {
-		if keyHash(ca) != hash {
+		if !slices.Contains(hashes, keyHash(ca)) {
 			continue
 		}
 		opts.Roots = x509.NewCertPool()
@@ -186,7 +195,7 @@ func verifyPinned(chain []*x509.Certificate, hash string, opts x509.VerifyOption
 		}
 		return nil
 	}
-	return fmt.Errorf("gateway's certificate leads to a CA with key %s, the join token pinned %s: %w", keyHash(chain[len(chain)-1]), hash, access.ErrUnauthenticated)
+	return fmt.Errorf("gateway's certificate leads to a CA with key %s, this agent pinned %s; if the gateway's CA was replaced while the agent was away, apply a new manifest ('sallyport agent manifest'): %w", keyHash(chain[len(chain)-1]), strings.Join(hashes, " and "), access.ErrUnauthenticated)
 }
 
 func (c *Client) now() time.Time {

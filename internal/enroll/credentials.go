@@ -26,6 +26,7 @@ type Credentials struct {
 
 	lock chan struct{}    // one slot: a mutex that gives up with its caller's context
 	cert *tls.Certificate // guarded by lock; nil for none
+	pin  string           // the CA that was wanted when cert was got; guarded by lock
 }
 
 // NewCredentials returns credentials without a certificate yet. token reads
@@ -97,12 +98,13 @@ func (c *Credentials) current(ctx context.Context) (*tls.Certificate, error) {
 	}
 	defer c.release()
 	now := c.client.now()
-	if c.cert != nil && !due(c.cert.Leaf, now) {
+	pin := c.client.wanted()
+	if c.cert != nil && !due(c.cert.Leaf, now) && c.pin == pin {
 		return c.cert, nil
 	}
 	cert, err := c.obtain(ctx)
 	if err == nil {
-		c.cert = cert
+		c.cert, c.pin = cert, pin
 		return cert, nil
 	}
 	err = fmt.Errorf("get certificate of role %q for cluster %s: %w", c.role, c.client.ClusterID, err)
@@ -160,7 +162,7 @@ func (c *Credentials) accept(out certificateResponse, public *ecdsa.PublicKey) (
 		}
 		chain = append(chain, cert)
 	}
-	if err := verifyPinned(chain, c.client.CAHash, x509.VerifyOptions{
+	if err := verifyPinned(chain, c.client.pins(), x509.VerifyOptions{
 		CurrentTime: c.client.now(),
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {

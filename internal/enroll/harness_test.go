@@ -179,7 +179,6 @@ func (g *gateway) current(id enroll.Identity) error {
 }
 
 func (g *gateway) serve(t *testing.T, listener net.Listener) {
-	agents := g.authority.AgentTLS(g.current)
 	peer := func(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 		defer conn.Close()
 		if id, err := g.authority.Peer(conn.ConnectionState()); err == nil {
@@ -194,12 +193,12 @@ func (g *gateway) serve(t *testing.T, listener net.Listener) {
 	}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS12, // what the rest of the port may allow
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return g.authority.ServerCertificate([]string{"127.0.0.1", "localhost"})
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return g.authority.CertificateFor(hello, []string{"127.0.0.1", "localhost"})
 		},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if enroll.IsAgent(hello) {
-				return agents, nil
+				return g.authority.AgentTLS(g.current), nil
 			}
 			return nil, nil
 		},

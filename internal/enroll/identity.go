@@ -27,6 +27,13 @@ const (
 // public authority can hold a certificate for it.
 const ServerName = "gateway.sallyport.internal"
 
+// pinName is what an agent asks for (SNI) that pinned the CA with this hash, so
+// that the gateway shows it a certificate of that one, should there be two. It
+// proves nothing, and the certificate is for [ServerName] in any case.
+func pinName(hash string) string {
+	return strings.TrimPrefix(hash, hashPrefix)[:32] + "." + ServerName
+}
+
 // Role is what a certificate lets an agent do.
 type Role string
 
@@ -53,6 +60,7 @@ type Identity struct {
 	Generation int64     // of the enrolment it was issued under, 1 or more
 	Serial     string    // hexadecimal
 	NotAfter   time.Time // nothing new may begin by it from then on
+	CAHash     string    // of the CA that issued it, see [Authority.CAHash]; set by [Authority.Peer]
 }
 
 const sanPrefix = "sallyport:cluster:"

@@ -232,6 +232,10 @@ type certificateResponse struct {
 // and generation and keys come from one reading of the cluster, so a
 // certificate issued while another enrolment wins is already retired.
 func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.ResourceID) {
+	by := s.cfg.Authority.trustedBy("")
+	if r.TLS != nil {
+		by = s.cfg.Authority.trustedBy(r.TLS.ServerName) // the one that showed it who we are
+	}
 	s.answer(w, r, Event{Cluster: id, Action: ActionCertificate}, func(ctx context.Context, bearer string, body []byte, event *Event) (any, error) {
 		var req certificateRequest
 		if err := strictjson.Decode(body, jsonRules(), &req); err != nil {
@@ -264,7 +268,7 @@ func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.R
 		if err := csr.CheckSignature(); err != nil {
 			return nil, fmt.Errorf("csr is not signed with the key it names: %w", access.ErrInvalid)
 		}
-		cert, err := s.cfg.Authority.issue(Identity{Role: role, ClusterUID: cluster.UID, Generation: cluster.Generation}, csr.PublicKey, s.cfg.CertificateLife)
+		cert, err := s.cfg.Authority.issue(by, Identity{Role: role, ClusterUID: cluster.UID, Generation: cluster.Generation}, csr.PublicKey, s.cfg.CertificateLife)
 		if err != nil {
 			return nil, fmt.Errorf("csr: %w", err)
 		}
@@ -273,7 +277,7 @@ func (s *Server) Certificate(w http.ResponseWriter, r *http.Request, id access.R
 			Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})),
 			NotAfter:    cert.NotAfter,
 			Generation:  cluster.Generation,
-			CA:          string(s.cfg.Authority.CACertPEM()),
+			CA:          string(by.pem()),
 		}, nil
 	})
 }

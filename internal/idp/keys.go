@@ -42,14 +42,15 @@ const (
 // concurrent use.
 type Keys struct {
 	dir       string
+	now       func() time.Time
 	headerKey []byte
 
 	mu      sync.RWMutex
-	signing []signingKey // newest first; that one signs, all are published
+	signing []signingKey // newest first; never empty
 }
 
 // signingKey is one file: a private key and a self-signed certificate, whose
-// NotBefore is the key's age and whose thumbprint is its kid.
+// NotBefore is when the key begins to sign and whose thumbprint is its kid.
 type signingKey struct {
 	kid     string
 	private *rsa.PrivateKey
@@ -60,17 +61,17 @@ type signingKey struct {
 // of mode 0600 in a folder of mode 0700. A file or folder that others may read
 // is refused with [access.ErrInvalid]: such a key is no secret any more.
 //
-// Several signing keys may lie side by side, so that tokens of the older ones
-// still verify; the newest signs. [Keys.Rotate] adds one, and an old one is
-// retired by deleting its file when its last token has expired (25 h).
-func OpenKeys(dir string) (*Keys, error) {
+// Several signing keys lie side by side while one follows another, so that
+// verifiers know the new one in time and tokens of the old one still verify;
+// see [Keys.Rotate]. now is the clock, never nil.
+func OpenKeys(dir string, now func() time.Time) (*Keys, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of keys: %w", err)
 	}
 	if err := checkPrivate(dir); err != nil {
 		return nil, err
 	}
-	k := &Keys{dir: dir}
+	k := &Keys{dir: dir, now: now}
 	if err := k.openHeaderKey(); err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func OpenKeys(dir string) (*Keys, error) {
 	}
 	k.sort()
 	if len(k.signing) == 0 {
-		if err := k.Rotate(); err != nil {
+		if _, err := k.Rotate(0); err != nil {
 			return nil, err
 		}
 	}
@@ -112,34 +113,6 @@ func (k *Keys) openHeaderKey() error {
 	return err
 }
 
-// Rotate makes a new signing key, which signs from now on. The others stay
-// published. A verifier learns of it by the first token with an unknown kid.
-func (k *Keys) Rotate() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	born := time.Now()
-	if len(k.signing) > 0 { // the newest must be so in its certificate as well, which has whole seconds
-		if after := k.signing[0].cert.NotBefore.Add(time.Second); born.Before(after) {
-			born = after
-		}
-	}
-	key, err := newSigningKey(born)
-	if err != nil {
-		return err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key.private)
-	if err != nil {
-		return fmt.Errorf("signing key: %w", err)
-	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: key.cert.Raw})...)
-	if err := durable.Create(filepath.Join(k.dir, strings.Replace(signingFiles, "*", key.kid, 1)), text); err != nil {
-		return err
-	}
-	k.signing = slices.Insert(slices.Clone(k.signing), 0, key)
-	return nil
-}
-
 // sort puts the newest first.
 func (k *Keys) sort() {
 	slices.SortFunc(k.signing, func(a, b signingKey) int {
@@ -151,7 +124,7 @@ func (k *Keys) sort() {
 func (k *Keys) current() signingKey {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.signing[0]
+	return k.signing[k.signer(k.now())]
 }
 
 // sign makes a JWT with Entra's v1 header (spec/identity.md 1.1).
@@ -180,7 +153,10 @@ func (k *Keys) JWKS() []byte {
 	}{}
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	for _, s := range k.signing {
+	for i, s := range k.signing {
+		if k.state(i, k.now()) == keyGone {
+			continue
+		}
 		set.Keys = append(set.Keys, jwk{
 			Kty: "RSA", Use: "sig", Kid: s.kid, X5t: s.kid,
 			N:      base64.RawURLEncoding.EncodeToString(s.private.N.Bytes()),

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/idp"
@@ -21,7 +22,7 @@ import (
 
 func open(t *testing.T, dir string) *idp.Keys {
 	t.Helper()
-	k, err := idp.OpenKeys(dir)
+	k, err := idp.OpenKeys(dir, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestKeysLast(t *testing.T) {
 	if !bytes.Equal(first.JWKS(), again.JWKS()) || first.IdentityHeader(uid) != again.IdentityHeader(uid) {
 		t.Error("keys changed")
 	}
-	if err := again.Rotate(); err != nil {
+	if _, err := again.Rotate(0); err != nil {
 		t.Fatal(err)
 	}
 	third := open(t, dir)
@@ -132,7 +133,7 @@ func TestOpenKeysRefuses(t *testing.T) {
 			if err := test.spoil(dir); err != nil {
 				t.Fatal(err)
 			}
-			_, err := idp.OpenKeys(dir)
+			_, err := idp.OpenKeys(dir, time.Now)
 			if !errors.Is(err, access.ErrInvalid) {
 				t.Errorf("error is %v", err)
 			}

@@ -146,7 +146,7 @@ func newWorld(t testing.TB) *world {
 		log: &bytes.Buffer{},
 		now: start,
 	}
-	if w.keys, err = idp.OpenKeys(t.TempDir() + "/keys"); err != nil {
+	if w.keys, err = idp.OpenKeys(t.TempDir()+"/keys", func() time.Time { return w.now }); err != nil {
 		t.Fatal(err)
 	}
 	w.Provider, err = idp.New(idp.Config{

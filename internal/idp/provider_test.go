@@ -178,7 +178,7 @@ func TestManagedIdentityCache(t *testing.T) {
 	if w.managedIdentityToken(t, "https://management.azure.com") == second {
 		t.Error("another audience got the same token")
 	}
-	if err := w.keys.Rotate(); err != nil {
+	if _, err := w.keys.Rotate(0); err != nil {
 		t.Fatal(err)
 	}
 	third := ask()

@@ -51,6 +51,11 @@ type DialConfig struct {
 	// http.ProxyFromEnvironment; nil, or a nil URL, connects directly.
 	Proxy func(*http.Request) (*url.URL, error)
 
+	// Renew returns a channel that is closed when connections are to be replaced
+	// before two thirds of their certificate's life; it is asked before each is
+	// made. TLS must then give a newer certificate. Nil is never.
+	Renew func() <-chan struct{}
+
 	// Logger gets a line for each connection and each failure; nil logs nothing.
 	Logger *slog.Logger
 
@@ -122,6 +127,10 @@ func (d *dialer) keep(ctx context.Context, slot int) {
 	backoff := Backoff{Min: d.cfg.BackoffMin, Max: d.cfg.BackoffMax}
 	var current *conn
 	for turn := d.first + slot; ; {
+		var renew <-chan struct{}
+		if d.cfg.Renew != nil {
+			renew = d.cfg.Renew()
+		}
 		next, err := d.open(ctx, turn, current)
 		var wait time.Duration
 		if err == nil {
@@ -134,6 +143,8 @@ func (d *dialer) keep(ctx context.Context, slot int) {
 				current.drain()
 				return
 			case <-renewal(current.leaf):
+				continue
+			case <-renew:
 				continue
 			case <-current.ended:
 				backoff.Lasted(time.Since(current.began))
