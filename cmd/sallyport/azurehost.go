@@ -30,14 +30,6 @@ func (s *server) serveAzure(part hostcert.Part, w http.ResponseWriter, r *http.R
 		s.idp.ServeHTTP(w, r)
 	case hostcert.Graph:
 		arm.LimitBody(w, r)
-		serveNoGraph(w, r)
+		s.graph.ServeHTTP(w, r)
 	}
-}
-
-// serveNoGraph answers for the directory as Microsoft Graph answers for what it
-// does not have.
-func serveNoGraph(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusNotFound)
-	_, _ = w.Write([]byte(`{"error":{"code":"ResourceNotFound","message":"Resource not found for the segment; this server has no directory on Graph yet."}}`)) // the client has gone; nobody is left to tell
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/durable"
-	"github.com/sallyport/sallyport/internal/idp"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -36,10 +36,10 @@ func (s *server) firstStart(ctx context.Context) (operator, error) {
 		}
 	}
 	now := time.Now().UTC()
-	secret := idp.NewSecret()
+	secret := directory.NewSecret()
 	app := store.Application{
 		TenantID: uuid.NewString(), ClientID: uuid.NewString(), ObjectID: uuid.NewString(),
-		Name: "operator", SecretHash: []byte(idp.HashSecret(secret)), Operator: true, Created: now,
+		Name: "operator", SecretHash: []byte(directory.HashSecret(secret)), Operator: true, Created: now,
 	}
 	subscription := uuid.NewString()
 	id, err := access.ParseResourceID("/subscriptions/" + subscription)
@@ -77,9 +77,9 @@ func (s *server) laterStart(ctx context.Context, app store.Item[store.Applicatio
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return op, err
 	}
-	op.ClientSecret = idp.NewSecret()
+	op.ClientSecret = directory.NewSecret()
 	next := app.Value
-	next.SecretHash = []byte(idp.HashSecret(op.ClientSecret))
+	next.SecretHash = []byte(directory.HashSecret(op.ClientSecret))
 	if _, err := s.store.Applications.Put(ctx, next, app.Version); err != nil {
 		return op, fmt.Errorf("give the operator a new secret: %w", err)
 	}

@@ -66,6 +66,7 @@ func (s *server) run(ctx context.Context, in listeners, stdout io.Writer) error 
 	group.Go(func() error {
 		return s.keys.Run(ctx, func(err error) { s.log.Warn("an old signing key is left", "error", err) })
 	})
+	group.Go(func() error { return s.graphTokens.Run(ctx) })
 	if s.cfg.ServiceTags != "" {
 		group.Go(func() error { return s.tags.Follow(ctx, serviceTagsEvery, s.log) })
 	}
@@ -188,6 +189,9 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 	switch first {
 	case "subscriptions", "providers", "tenants", "metadata":
 		s.control.ServeHTTP(w, r)
+	case "graph", "oidc":
+		arm.LimitBody(w, r)
+		s.graph.ServeHTTP(w, r)
 	case "healthz", "livez", "readyz":
 		s.health.ServeHTTP(w, r)
 	default:

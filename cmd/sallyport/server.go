@@ -29,6 +29,7 @@ import (
 	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/enroll"
 	"github.com/sallyport/sallyport/internal/gateway"
+	"github.com/sallyport/sallyport/internal/graph"
 	"github.com/sallyport/sallyport/internal/hostcert"
 	"github.com/sallyport/sallyport/internal/idp"
 	"github.com/sallyport/sallyport/internal/keyring"
@@ -213,10 +214,12 @@ type server struct {
 	directory *directory.Directory
 	index     *authorize.Index
 	hub       *tunnel.Hub
-	arm, data *authenticate.Verifier
-	control   *controlplane.ControlPlane
-	gateway   *gateway.Gateway
-	idp       *idp.Provider
+	// One verifier for each audience: what is for one is nothing to the others.
+	arm, data, graphTokens *authenticate.Verifier
+	control                *controlplane.ControlPlane
+	gateway                *gateway.Gateway
+	idp                    *idp.Provider
+	graph                  *graph.Graph
 
 	// writes is held for reading by each write of an owner's, and for writing by
 	// a backup that begins.
@@ -433,6 +436,13 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Metrics:     s.registry,
 	})
 	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
+	s.graph, err = graph.New(graph.Config{
+		Store: s.store, Directory: s.directory, Authenticate: s.graphTokens.Principal, Audit: s.record,
+		Remote: s.addresses.remote, Logger: s.log.With("part", "graph"),
+	})
+	if err != nil {
+		return err
+	}
 	s.health = &telemetry.Health{Logger: s.log, Checks: []telemetry.Check{
 		{Name: "index", Run: func(context.Context) error { return s.index.Fresh() }},
 		{Name: "store", Run: s.store.Ping},
@@ -543,6 +553,16 @@ func (s *server) buildVerifiers(op operator) (err error) {
 		Issuers:   issuers,
 		Audiences: append(idp.ARMAudiences(), own, own+"/"),
 		Metrics:   prometheus.WrapRegistererWith(prometheus.Labels{"audience": "arm"}, s.registry),
+		Logger:    s.log.With("part", "authenticate"),
+	})
+	if err != nil {
+		return err
+	}
+	// Graph is of the embedded directory: no other tenant has anything there.
+	s.graphTokens, err = authenticate.New(authenticate.Config{
+		Issuers:   issuers[:1],
+		Audiences: append(idp.GraphAudiences(), own+"/graph", own+"/graph/"),
+		Metrics:   prometheus.WrapRegistererWith(prometheus.Labels{"audience": "graph"}, s.registry),
 		Logger:    s.log.With("part", "authenticate"),
 	})
 	if err != nil {

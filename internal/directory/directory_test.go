@@ -160,3 +160,28 @@ func TestPassword(t *testing.T) {
 		}
 	}
 }
+
+func TestSecrets(t *testing.T) {
+	a, b := directory.NewSecret(), directory.NewSecret()
+	if a == b || len(a) != 43 {
+		t.Errorf("secrets are %q and %q", a, b)
+	}
+	tests := []struct {
+		name, hash, secret string
+		want               bool
+	}{
+		{"right", directory.HashSecret(a), a, true},
+		{"wrong", directory.HashSecret(a), b, false},
+		{"empty", directory.HashSecret(a), "", false},
+		{"no hash", "", "", false},
+		{"the hash itself", directory.HashSecret(a), directory.HashSecret(a), false},
+		{"hash cut off", directory.HashSecret(a)[:10], a, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := directory.CheckSecret(test.hash, test.secret); got != test.want {
+				t.Errorf("got %t", got)
+			}
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -106,12 +107,12 @@ func (p *Provider) authenticateClient(q *tokenRequest, tenant store.Tenant, publ
 func (p *Provider) checkSecret(q *tokenRequest, app store.Application) *oauthError {
 	failure := fail(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, for app '%s'.", app.ClientID)
 	failure.basic = q.client.basic
-	if CheckSecret(string(app.SecretHash), q.client.secret) {
+	if directory.CheckSecret(string(app.SecretHash), q.client.secret) {
 		return nil
 	}
 	now := p.cfg.Now()
 	for _, s := range app.Secrets {
-		if !CheckSecret(string(s.Hash), q.client.secret) {
+		if !directory.CheckSecret(string(s.Hash), q.client.secret) {
 			continue
 		}
 		if now.Before(s.Start) || !now.Before(s.End) {

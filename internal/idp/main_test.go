@@ -87,7 +87,7 @@ func (d *testDirectory) failure() error { d.mu.Lock(); defer d.mu.Unlock(); retu
 func seed(t testing.TB, s *store.Store) {
 	t.Helper()
 	ctx := context.Background()
-	hash := func(secret string) []byte { return []byte(idp.HashSecret(secret)) }
+	hash := func(secret string) []byte { return []byte(directory.HashSecret(secret)) }
 	hour := func(n int) time.Time { return start.Add(time.Duration(n) * time.Hour) }
 	must := func(_ int64, err error) {
 		t.Helper()

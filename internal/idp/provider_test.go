@@ -257,31 +257,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestSecrets(t *testing.T) {
-	a, b := idp.NewSecret(), idp.NewSecret()
-	if a == b || len(a) != 43 {
-		t.Errorf("secrets are %q and %q", a, b)
-	}
-	tests := []struct {
-		name, hash, secret string
-		want               bool
-	}{
-		{"right", idp.HashSecret(a), a, true},
-		{"wrong", idp.HashSecret(a), b, false},
-		{"empty", idp.HashSecret(a), "", false},
-		{"no hash", "", "", false},
-		{"the hash itself", idp.HashSecret(a), idp.HashSecret(a), false},
-		{"hash cut off", idp.HashSecret(a)[:10], a, false},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if got := idp.CheckSecret(test.hash, test.secret); got != test.want {
-				t.Errorf("got %t", got)
-			}
-		})
-	}
-}
-
 // FuzzRequest: no path or body makes the provider panic, answer anything but
 // JSON, or give out a token.
 func FuzzRequest(f *testing.F) {

@@ -40,6 +40,10 @@ type Application struct {
 	// As a client of users.
 	PublicClient bool     `json:"publicClient,omitempty"` // may sign users in without a secret
 	RedirectURIs []string `json:"redirectUris,omitempty"`
+
+	// Document is the registration as Graph's clients wrote it, JSON without
+	// secrets; the fields above follow from it.
+	Document []byte `json:"document,omitempty"`
 }
 
 // Secret is one password of an application.

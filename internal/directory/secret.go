@@ -1,4 +1,4 @@
-package idp
+package directory
 
 import (
 	"crypto/rand"
