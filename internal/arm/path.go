@@ -202,6 +202,15 @@ func (path Path) Resource() access.ResourceID {
 	return access.ResourceID{}
 }
 
+// Extended is the id of what the extension resource that the path names, or the
+// collection of such, extends.
+func (path Path) Extended() access.ResourceID {
+	if at := path.provider(); at > 0 {
+		return path[:at-1].Resource()
+	}
+	return access.ResourceID{}
+}
+
 // Scope is what ARM's refusals name: the path less the name of a collection or
 // an action at its end, and less the provider when nothing of it is left.
 func (path Path) Scope() string {

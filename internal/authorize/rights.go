@@ -24,12 +24,15 @@ type Roles struct {
 	assignments Assignments
 	definitions map[string]access.RoleDefinition // by name in lower case
 	catalogue   []access.Role
+	groups      func(ctx context.Context, tenantID, objectID string) ([]string, error)
 }
 
 // NewRoles decides by these assignments of these definitions. Whatever the
-// catalogue offers a role to may be a source, see [Rights.May].
-func NewRoles(assignments Assignments, definitions []access.RoleDefinition, catalogue []access.Role) *Roles {
-	r := &Roles{assignments: assignments, definitions: map[string]access.RoleDefinition{}, catalogue: catalogue}
+// catalogue offers a role to may be a source, see [Rights.May]. groups says in
+// which groups a principal is, beside those that its token names; it is asked
+// only where a group has been assigned a role.
+func NewRoles(assignments Assignments, definitions []access.RoleDefinition, catalogue []access.Role, groups func(ctx context.Context, tenantID, objectID string) ([]string, error)) *Roles {
+	r := &Roles{assignments: assignments, definitions: map[string]access.RoleDefinition{}, catalogue: catalogue, groups: groups}
 	for _, d := range definitions {
 		r.definitions[strings.ToLower(d.Name)] = d
 	}
@@ -41,6 +44,7 @@ func NewRoles(assignments Assignments, definitions []access.RoleDefinition, cata
 type Rights struct {
 	held   []held
 	source bool // the caller may be the source of a binding
+	asked  bool // for the caller's groups
 }
 
 // held is a role that the caller has at a scope.
@@ -55,10 +59,12 @@ func (r *Roles) At(ctx context.Context, p access.Principal, scope access.Resourc
 	rights := r.none(p)
 	for ; !scope.IsZero(); scope = scope.Parent() {
 		found, err := r.assignments.RoleAssignmentsAt(ctx, scope)
+		if err == nil {
+			err = r.hold(ctx, &rights, &p, found)
+		}
 		if err != nil {
 			return Rights{}, err
 		}
-		r.hold(&rights, p, found)
 	}
 	return rights, nil
 }
@@ -70,8 +76,11 @@ func (r *Roles) Within(ctx context.Context, p access.Principal, scope access.Res
 	if err != nil {
 		return Rights{}, err
 	}
+	rights.asked = false // At asked for its own copy of p
 	found, err := r.assignments.RoleAssignmentsWithin(ctx, scope)
-	r.hold(&rights, p, found)
+	if err == nil {
+		err = r.hold(ctx, &rights, &p, found)
+	}
 	return rights, err
 }
 
@@ -82,13 +91,24 @@ func (r *Roles) none(p access.Principal) Rights {
 	return Rights{source: mayBeSource(p.Resource) || mayBeSource(p.UsedBy)}
 }
 
-func (r *Roles) hold(rights *Rights, p access.Principal, found []access.RoleAssignment) {
+// hold adds the roles that p has among the assignments found, and to p the
+// groups that it had to ask for.
+func (r *Roles) hold(ctx context.Context, rights *Rights, p *access.Principal, found []access.RoleAssignment) error {
+	toGroup := func(a access.RoleAssignment) bool { return strings.EqualFold(a.PrincipalType, "Group") }
+	if !rights.asked && slices.ContainsFunc(found, toGroup) {
+		groups, err := r.groups(ctx, p.TenantID, p.ObjectID)
+		if err != nil {
+			return err
+		}
+		rights.asked, p.Groups = true, slices.Concat(p.Groups, groups)
+	}
 	for _, a := range found {
 		// A role that is not known, such as one of a later version, gives nothing.
-		if role, ok := r.definitions[strings.ToLower(a.Role)]; ok && a.AppliesTo(p) {
+		if role, ok := r.definitions[strings.ToLower(a.Role)]; ok && a.AppliesTo(*p) {
 			rights.held = append(rights.held, held{a.Scope.Key(), role})
 		}
 	}
+	return nil
 }
 
 // None reports whether the caller has no role at all there.

@@ -251,7 +251,11 @@ func (c *ControlPlane) deleteCluster(ctx context.Context, q *request) (reply, er
 		if err := q.allow(detail); err != nil {
 			return err
 		}
-		revision, err = q.commit(ctx, changes...)
+		unassigned, err := c.removingAssignments(ctx, cluster.Value.ID)
+		if err != nil {
+			return err
+		}
+		revision, err = q.commit(ctx, append(changes, unassigned)...)
 		return err
 	})
 	var missing *arm.Error

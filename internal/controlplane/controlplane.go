@@ -16,6 +16,7 @@ import (
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authorize"
+	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -120,10 +121,13 @@ type ControlPlane struct {
 	cfg     Config
 	store   *store.Store
 	roles   *authorize.Roles
-	log     *slog.Logger
-	routes  []route
-	feeds   *feeds
-	metrics *metrics
+	builtIn []access.RoleDefinition
+	// directory says who is in which group of the tenants that we keep.
+	directory *directory.Directory
+	log       *slog.Logger
+	routes    []route
+	feeds     *feeds
+	metrics   *metrics
 	// removals wakes Run for a group that is being deleted.
 	removals chan struct{}
 
@@ -174,11 +178,12 @@ func New(cfg Config) (*ControlPlane, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	who := directory.New(cfg.Store)
 	builtIn, err := access.BuiltInRoles()
 	if err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
-	c := &ControlPlane{cfg: cfg, store: cfg.Store, roles: authorize.NewRoles(cfg.Store, builtIn, cfg.Catalogue), log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
+	c := &ControlPlane{cfg: cfg, store: cfg.Store, roles: authorize.NewRoles(cfg.Store, builtIn, cfg.Catalogue, who.Groups), builtIn: builtIn, directory: who, log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
 	c.routes = c.table()
 	c.metrics = newMetrics(cfg.Metrics, c.feeds)
 	return c, nil

@@ -149,7 +149,11 @@ func (c *ControlPlane) removePiece(ctx context.Context, op access.Operation, id 
 		if err := c.cfg.Audit(r); err != nil {
 			return fmt.Errorf("record the deletion of %s: %w: %w", id, err, access.ErrUnavailable)
 		}
-		_, err = c.store.Commit(ctx, changes...)
+		unassigned, err := c.removingAssignments(ctx, id)
+		if err != nil {
+			return err
+		}
+		_, err = c.store.Commit(ctx, append(changes, unassigned)...)
 		return raced(err)
 	})
 	if errors.Is(err, access.ErrNotFound) { // somebody else took it
@@ -171,6 +175,10 @@ func (c *ControlPlane) endGroup(ctx context.Context, op access.Operation) error 
 	case err != nil && !errors.Is(err, access.ErrNotFound):
 		return err
 	}
-	_, err = c.store.Commit(ctx, ended...)
+	unassigned, err := c.removingAssignments(ctx, op.Resource)
+	if err != nil {
+		return err
+	}
+	_, err = c.store.Commit(ctx, append(ended, unassigned)...)
 	return raced(err)
 }

@@ -273,7 +273,14 @@ func (c *ControlPlane) deleteResource(ctx context.Context, q *request) (reply, e
 			changes = append(changes, removing...)
 		}
 		gone = item.Value
-		_, err = q.commit(ctx, changes...)
+		if err := q.allow(nil); err != nil {
+			return err
+		}
+		unassigned, err := c.removingAssignments(ctx, gone.ID)
+		if err != nil {
+			return err
+		}
+		_, err = q.commit(ctx, append(changes, unassigned)...)
 		return err
 	})
 	if err == nil && gone.UID != "" { // a connected cluster may have some

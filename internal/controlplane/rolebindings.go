@@ -306,7 +306,11 @@ func (c *ControlPlane) deleteBinding(ctx context.Context, q *request) (reply, er
 		if err := q.allow(map[string]any{"source": b.Source, "roles": b.Roles, "bindingUid": b.UID}); err != nil {
 			return err
 		}
-		revision, err = q.commit(ctx, changes...)
+		unassigned, err := c.removingAssignments(ctx, b.ID)
+		if err != nil {
+			return err
+		}
+		revision, err = q.commit(ctx, append(changes, unassigned)...)
 		return err
 	})
 	if isBindingNotFound(err) {

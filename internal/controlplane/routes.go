@@ -37,8 +37,11 @@ func (c *ControlPlane) table() []route {
 		ours    = "/providers/Sallyport.Gateway"
 		agent   = cluster + ours + "/agents/default"
 		policy  = ours + "/accessPolicies/default"
-		place   = sub + aks + "/locations/{location}"
-		arc     = group + "/providers/Microsoft.Kubernetes/connectedClusters/{connected}"
+
+		authorization = "/providers/Microsoft.Authorization"
+
+		place = sub + aks + "/locations/{location}"
+		arc   = group + "/providers/Microsoft.Kubernetes/connectedClusters/{connected}"
 
 		extensions = "/providers/Microsoft.KubernetesConfiguration/extensions"
 		extension  = extensions + "/{extension}"
@@ -50,15 +53,18 @@ func (c *ControlPlane) table() []route {
 
 		get, put, patch, del, post, head = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodPost, http.MethodHead
 	)
-	rows := []struct {
+	type row struct {
 		method, path string
 		who          who
 		serve        func(context.Context, *request) (reply, error)
-	}{
+	}
+	rows := []row{
 		{get, "/subscriptions", signedIn, c.listSubscriptions},
 		{get, sub, listed, c.getSubscription},
 		{put, sub, signedIn, c.putSubscription},
 		{get, "/tenants", signedIn, c.listTenants},
+		{get, authorization + "/roleDefinitions", signedIn, c.listRoleDefinitions},
+		{get, authorization + "/roleDefinitions/{definition}", signedIn, c.getRoleDefinition},
 		{get, "/metadata/endpoints", open, c.getMetadata},
 		{get, ours + "/azureHosts/default", open, c.getAzureHosts},
 
@@ -159,6 +165,23 @@ func (c *ControlPlane) table() []route {
 		{del, sub + "/providers/{resource:resource}", owner, c.deleteResource},
 		{get, sub + "/providers/{type:collection}", listed, c.listResources},
 	}
+	// Extension resources that any scope has; before those, which would take them
+	// for generic resources.
+	var anywhere []row
+	for _, scope := range []string{sub, group, sub + "/providers/{resource:resource}", group + "/providers/{resource:resource}"} {
+		assignment, definition := scope+authorization+"/roleAssignments/{assignment}", scope+authorization+"/roleDefinitions/{definition}"
+		anywhere = append(anywhere,
+			row{get, scope + authorization + "/roleAssignments", owner, c.listRoleAssignments},
+			row{get, assignment, owner, c.getRoleAssignment},
+			row{put, assignment, owner, c.putRoleAssignment},
+			row{del, assignment, owner, c.deleteRoleAssignment},
+			row{get, scope + authorization + "/roleDefinitions", listed, c.listRoleDefinitions},
+			row{get, definition, listed, c.getRoleDefinition},
+			row{put, definition, owner, c.writeRoleDefinition},
+			row{del, definition, owner, c.writeRoleDefinition},
+		)
+	}
+	rows = append(anywhere, rows...)
 	routes := make([]route, len(rows))
 	for i, row := range rows {
 		routes[i] = route{method: row.method, pattern: arm.ParsePattern(row.path), who: row.who, serve: row.serve}
