@@ -56,7 +56,7 @@ func TestSystemApplications(t *testing.T) {
 		s.grant("pods-proxy", "aks:trustedaccess:ml", rbacv1.PolicyRule{Verbs: []string{"*"}, APIGroups: []string{""}, Resources: []string{"pods/proxy"}})
 		app.testCompared(t, path)
 	})
-	t.Run("aggregated API", func(t *testing.T) { p.testAggregated(t, ml) })
+	t.Run("Item08 aggregated API", func(t *testing.T) { p.testAggregated(t, ml) })
 }
 
 // application is an HTTP server in the cluster, and two ways to it: with the

@@ -100,9 +100,9 @@ func (w *wire) heal() {
 	}
 }
 
-// TestSystemWedgedTunnel: an agent whose connections are open and carry nothing
+// TestSystemItem35WedgedTunnel: an agent whose connections are open and carry nothing
 // is not ready, and the server knows it is not connected; both get over it.
-func TestSystemWedgedTunnel(t *testing.T) {
+func TestSystemItem35WedgedTunnel(t *testing.T) {
 	s := newSystem(t)
 	s.register("prod")
 	w := newWire(t, strings.TrimPrefix(s.url, "https://"))

@@ -11,7 +11,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authenticate"
 )
 
-func TestFetchURL(t *testing.T) {
+func TestItem18FetchURL(t *testing.T) {
 	var server *httptest.Server
 	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(jwks(jwkOf("a", &keyA().PublicKey)))

@@ -21,8 +21,8 @@ func tokenB() string {
 	return sign(keyB(), header().with(fields{"kid": "b"}).json(), payload().json())
 }
 
-// TestUnknownKidStorm is checklist item 18.
-func TestUnknownKidStorm(t *testing.T) {
+// TestItem18UnknownKidStorm is checklist item 18.
+func TestItem18UnknownKidStorm(t *testing.T) {
 	src, clk := newSource(), &clock{t: start}
 	v := newVerifier(t, config(src, clk))
 	var wg sync.WaitGroup
@@ -79,8 +79,8 @@ func TestRotation(t *testing.T) {
 	check(token(nil), false)
 }
 
-// TestOutage: the last good keys serve for a day, and not longer.
-func TestOutage(t *testing.T) {
+// TestItem18Outage: the last good keys serve for a day, and not longer.
+func TestItem18Outage(t *testing.T) {
 	src, clk := newSource(), &clock{t: start}
 	v := newVerifier(t, config(src, clk))
 	if _, err := v.Principal(t.Context(), token(nil)); err != nil {
@@ -263,9 +263,9 @@ func TestRunJoinsFailure(t *testing.T) {
 	})
 }
 
-// TestSingleFlight: callers without keys wait for one fetch, and one of them
+// TestItem18SingleFlight: callers without keys wait for one fetch, and one of them
 // going away does not fail the rest.
-func TestSingleFlight(t *testing.T) {
+func TestItem18SingleFlight(t *testing.T) {
 	tok := token(nil)
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -298,6 +298,41 @@ func TestSingleFlight(t *testing.T) {
 		}
 		if fetches != 1 {
 			t.Errorf("%d fetches", fetches)
+		}
+	})
+}
+
+// TestItem18SlowIssuer: a fetch that hangs ends after five seconds, and those
+// whose key is known never wait for it.
+func TestItem18SlowIssuer(t *testing.T) {
+	known, unknown := token(nil), tokenB()
+	synctest.Test(t, func(t *testing.T) {
+		slow := false
+		clk := &clock{t: start}
+		cfg := config(newSource(), clk)
+		cfg.Issuers[0].Fetch = func(ctx context.Context) ([]byte, error) {
+			if slow {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return jwks(jwkOf("a", &keyA().PublicKey)), nil
+		}
+		v := newVerifier(t, cfg)
+		if err := second(v.Principal(t.Context(), known)); err != nil {
+			t.Fatal(err)
+		}
+		slow = true
+		clk.add(5 * time.Minute) // or the last fetch that was asked for is too new
+		began := time.Now()
+		asked := make(chan error, 1)
+		go func() { asked <- second(v.Principal(t.Context(), unknown)) }()
+		synctest.Wait()
+		if err := second(v.Principal(t.Context(), known)); err != nil || time.Since(began) != 0 {
+			t.Errorf("a known key waited %s: %v", time.Since(began), err)
+		}
+		refusal(t, <-asked)
+		if took := time.Since(began); took != 5*time.Second {
+			t.Errorf("the fetch took %s", took)
 		}
 	})
 }

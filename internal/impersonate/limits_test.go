@@ -15,7 +15,7 @@ import (
 
 // An answer whose headers would not fit the tunnel ends here, as a refusal that
 // invites no repetition.
-func TestAnswerWithHugeHeaders(t *testing.T) {
+func TestItem30AnswerWithHugeHeaders(t *testing.T) {
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		r := newRig(t, http2)
 		r.setAnswer(func(w http.ResponseWriter, _ *http.Request) {

@@ -134,6 +134,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.upgrade(w, r)
 		return
 	}
+	r = r.WithContext(tunnel.BoundInterim(r.Context()))
 	p.reverse.ServeHTTP(w, r)
 }
 

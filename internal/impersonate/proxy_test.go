@@ -330,7 +330,7 @@ func TestItem01NothingSuppliedSurvives(t *testing.T) {
 }
 
 // Trailers of a request end here as well.
-func TestRequestTrailersStop(t *testing.T) {
+func TestItem37RequestTrailersStop(t *testing.T) {
 	r := newRig(t, false)
 	trailers := make(chan http.Header, 1)
 	r.setAnswer(func(w http.ResponseWriter, req *http.Request) {
@@ -455,7 +455,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
+// A redirect is passed on, for the gateway to judge, and not followed.
+func TestItem08Redirects(t *testing.T) {
 	evil := listen(t)
 	defer evil.Close()
 	for _, code := range []int{301, 302, 307, 308} {
@@ -464,14 +465,24 @@ func TestAnswers(t *testing.T) {
 			w.Header().Set("Location", "https://"+evil.Addr().String()+"/")
 			w.WriteHeader(code)
 		})
-		resp := r.do(t, nil)
-		if resp.StatusCode != code || resp.Header.Get("Location") == "" || len(r.requests()) != 1 {
-			t.Errorf("%d: passed on as %d, %d requests", code, resp.StatusCode, len(r.requests()))
+		for i, method := range []string{"GET", "POST"} {
+			resp := r.do(t, func(req *http.Request) { req.Method = method })
+			if resp.StatusCode != code || resp.Header.Get("Location") == "" || len(r.requests()) != i+1 {
+				t.Errorf("%s, %d: passed on as %d, %d requests", method, code, resp.StatusCode, len(r.requests()))
+			}
+		}
+		resp := r.do(t, func(req *http.Request) { asUpgrade(req, "/api/v1/namespaces/x/pods/p/exec") })
+		if err := tunnel.Refused(resp.Header); resp.Header.Get("Location") != "" || err == nil || len(r.requests()) != 3 {
+			t.Errorf("upgrade, %d: passed on as %d %v, %d requests", code, resp.StatusCode, err, len(r.requests()))
 		}
 	}
 	if evil.count() != 0 {
 		t.Error("a redirect was followed")
 	}
+}
+
+// What an API server says in our own headers' names, or to browsers, ends here.
+func TestItem28Answers(t *testing.T) {
 	r := newRig(t, true)
 	r.setAnswer(func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()

@@ -82,6 +82,7 @@ func (d *dialer) start(secured net.Conn, leaf *x509.Certificate) *conn {
 			MaxReceiveBufferPerConnection: upConnWindow,
 			MaxReceiveBufferPerStream:     upStreamWindow,
 			MaxReadFrameSize:              frameSize,
+			WriteByteTimeout:              writeTimeout,
 		},
 		MaxHeaderBytes:    maxHeaderBytes,
 		ReadHeaderTimeout: proveTimeout, // for the preface; streams have no part in it

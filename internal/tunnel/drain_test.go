@@ -331,7 +331,7 @@ func (g *gateway) alias(t *testing.T, addr string) (reached func() int64) {
 
 // One of two connections becomes a black hole, and the one with less to do.
 // Requests go by the other one already when the first is doubtful.
-func TestBlackholeOfOne(t *testing.T) {
+func TestItem35BlackholeOfOne(t *testing.T) {
 	const busy = 200
 	g := newGateway(t)
 	g.dial(t, tunnel.DialConfig{Handler: echo(nil)})
@@ -375,7 +375,7 @@ func TestBlackholeOfOne(t *testing.T) {
 
 // 500 agents lose their gateway at once and find it again when it is back: soon,
 // and not in a herd (checklist, item 34).
-func TestBackoffSpreads(t *testing.T) {
+func TestItem34BackoffSpreads(t *testing.T) {
 	const agents, away = 500, 1500 * time.Millisecond
 	const slice = 10 * time.Millisecond
 	back, attempts := map[time.Duration]int{}, map[time.Duration]int{}

@@ -93,6 +93,7 @@ func NewHub(cfg HubConfig) *Hub {
 // access.ErrForbidden.
 func (h *Hub) Serve(ctx context.Context, conn net.Conn, peer Peer) error {
 	m := newMeter(conn)
+	m.guard = newGuard()
 	m.sentTo, m.receivedFrom = h.metrics.bytes.WithLabelValues("sent"), h.metrics.bytes.WithLabelValues("received")
 	defer m.Close()
 	if peer.ClusterUID == "" {

@@ -72,6 +72,10 @@ const (
 	// reconnecting at once.
 	proveTimeout = 10 * time.Second
 
+	// writeTimeout is how long the other end may take nothing of what is written
+	// to it. It may be alive, by what it sends, and hold every request's end.
+	writeTimeout = 10 * time.Second
+
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
 )

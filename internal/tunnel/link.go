@@ -45,6 +45,7 @@ func newLink(ctx context.Context, conn *meter, peer Peer) (*link, error) {
 			MaxReceiveBufferPerConnection: downConnWindow,
 			MaxReceiveBufferPerStream:     downStreamWindow,
 			MaxReadFrameSize:              frameSize,
+			WriteByteTimeout:              writeTimeout,
 		},
 	}
 	cc, err := t.NewClientConn(ctx, "http", "agent:80") // a name for messages; DialContext ignores it

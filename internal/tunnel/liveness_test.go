@@ -87,7 +87,7 @@ func (r *relay) freeze() {
 	r.frozen = make(chan struct{})
 }
 
-func TestBlackholeIsNoticedByBothEndsAndReplaced(t *testing.T) {
+func TestItem35BlackholeIsNoticedByBothEndsAndReplaced(t *testing.T) {
 	g := newGateway(t)
 	r := newRelay(t, g.addr)
 	connects, disconnects := make(chan struct{}, 10), make(chan error, 10)
@@ -133,7 +133,7 @@ func TestBlackholeIsNoticedByBothEndsAndReplaced(t *testing.T) {
 }
 
 // A process that is stopped keeps its sockets open, and its kernel answers.
-func TestStoppedAgentIsNoticed(t *testing.T) {
+func TestItem35StoppedAgentIsNoticed(t *testing.T) {
 	g := newGateway(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	child := exec.CommandContext(ctx, os.Args[0])

@@ -17,6 +17,7 @@ type meter struct {
 	received atomic.Int64
 	// The counters of what was sent and received; nil counts nothing.
 	sentTo, receivedFrom prometheus.Counter
+	guard                *guard // of the gateway's end; nil for none
 	once                 sync.Once
 	closed               chan struct{}
 }
@@ -32,11 +33,21 @@ func (m *meter) Read(p []byte) (int, error) {
 		if m.receivedFrom != nil {
 			m.receivedFrom.Add(float64(n))
 		}
+		if m.guard != nil {
+			if err := m.guard.received(p[:n]); err != nil {
+				return 0, err
+			}
+		}
 	}
 	return n, err
 }
 
 func (m *meter) Write(p []byte) (int, error) {
+	if m.guard != nil {
+		if err := m.guard.sent(p); err != nil {
+			return 0, err
+		}
+	}
 	n, err := m.Conn.Write(p)
 	if n > 0 && m.sentTo != nil {
 		m.sentTo.Add(float64(n))

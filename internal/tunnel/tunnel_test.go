@@ -220,7 +220,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-func TestCompressedBodyStaysCompressed(t *testing.T) {
+func TestItem37CompressedBodyStaysCompressed(t *testing.T) {
 	g := connected(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
 		io.WriteString(w, r.Header.Get("Accept-Encoding"))
@@ -248,7 +248,7 @@ func TestHeartbeatPathIsRefused(t *testing.T) {
 	}
 }
 
-func TestLargeHeaders(t *testing.T) {
+func TestItem30LargeHeaders(t *testing.T) {
 	g := connected(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Big", r.Header.Get("X-Big"))
 	})
@@ -407,7 +407,7 @@ type endless struct{}
 
 func (e endless) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestStalledUploadsLeaveNeighboursAlone(t *testing.T) {
+func TestItem32StalledUploadsLeaveNeighboursAlone(t *testing.T) {
 	const stalled = 30 // 30 × 512 KiB: more than Go's default window for a whole connection
 	arrived := make(chan struct{}, stalled)
 	g := connected(t, func(w http.ResponseWriter, r *http.Request) {
@@ -432,7 +432,7 @@ func TestStalledUploadsLeaveNeighboursAlone(t *testing.T) {
 	uploads.Wait()
 }
 
-func TestStalledDownloadsLeaveNeighboursAlone(t *testing.T) {
+func TestItem32StalledDownloadsLeaveNeighboursAlone(t *testing.T) {
 	const stalled = 30
 	g := connected(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/echo" {

@@ -119,7 +119,7 @@ func ServeUpgrade(w http.ResponseWriter, r *http.Request, rt http.RoundTripper, 
 		filter(resp.Header)
 	}
 	if upgraded == "" || resp.StatusCode != http.StatusOK {
-		body.Close()
+		body.end(io.EOF) // an error would have net/http reset the stream, and cut the answer
 		w.Header().Set("Connection", "close")
 		status, down, err = relay(w, resp)
 		return status, 0, down, err
@@ -245,6 +245,7 @@ type clientBody struct {
 	mu   sync.Mutex
 	conn net.Conn
 	gone bool
+	why  error // of the end before there was a client; set before closed
 }
 
 func newClientBody() *clientBody {
@@ -266,7 +267,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	select {
 	case <-b.attached:
 	case <-b.closed:
-		return 0, errBodyClosed
+		return 0, b.why
 	}
 	n, err := b.conn.Read(p)
 	b.n.Add(int64(n))
@@ -274,15 +275,20 @@ func (b *clientBody) Read(p []byte) (int, error) {
 }
 
 func (b *clientBody) Close() error {
+	b.end(errBodyClosed)
+	return nil
+}
+
+// end ends the body, with why if no client was attached.
+func (b *clientBody) end(why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.gone {
-		return nil
+		return
 	}
-	b.gone = true
+	b.gone, b.why = true, why
 	close(b.closed)
 	if b.conn != nil {
 		b.conn.SetReadDeadline(time.Unix(1, 0))
 	}
-	return nil
 }

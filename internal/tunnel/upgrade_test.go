@@ -339,7 +339,7 @@ func TestUpgradeInputThatNobodyReads(t *testing.T) {
 }
 
 // Checklist 7: Kubernetes CVE-2018-1002105.
-func TestRefusedUpgradeIsNeverSpliced(t *testing.T) {
+func TestItem07RefusedUpgradeIsNeverSpliced(t *testing.T) {
 	for _, status := range []int{200, 400, 403, 404, 500} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			c := newChain(t)
