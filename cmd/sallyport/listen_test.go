@@ -19,10 +19,10 @@ import (
 	"github.com/sallyport/sallyport/internal/enroll"
 )
 
-// TestHalfOpenConnectionsLockNobodyOut: more silent connections than there are
+// TestItem31HalfOpenConnectionsLockNobodyOut: more silent connections than there are
 // places for handshakes, and honest clients still get in (checklist, item 31).
 // Behind a balancer what is silent may not even have sent its PROXY header.
-func TestHalfOpenConnectionsLockNobodyOut(t *testing.T) {
+func TestItem31HalfOpenConnectionsLockNobodyOut(t *testing.T) {
 	rules, err := readAddressRules(serverConfig{TrustedProxies: []string{"127.0.0.1"}, ProxyProtocol: true})
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +105,8 @@ func TestServerConfig(t *testing.T) {
 		"advertised without port":        func(c *serverConfig) { c.Advertise = "gateway.example.com" },
 		"tenant":                         func(c *serverConfig) { c.EntraTenants = []string{"common"} },
 		"limit":                          func(c *serverConfig) { c.BindingLimit = 0 },
+		"limit of a binding's streams":   func(c *serverConfig) { c.BindingLimits.Streams = -1 },
+		"limit of a cluster's bandwidth": func(c *serverConfig) { c.ClusterLimits.Bandwidth = -1 },
 	} {
 		cfg := defaultServerConfig()
 		if err := checkServerConfig(cfg); err != nil {

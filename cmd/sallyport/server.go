@@ -80,6 +80,10 @@ type serverConfig struct {
 	BindingLimit int
 	// AgentTimeout is how long a binding's write waits for the cluster's agent.
 	AgentTimeout time.Duration
+	// BindingLimits are what one binding, and ClusterLimits what all bindings of
+	// one cluster together, may take of the gateway: streams under way, requests
+	// a second, MiB a second. 0 is no limit.
+	BindingLimits, ClusterLimits serverLimits
 	// AuditMaxSize, in MiB, and AuditMaxAge, of its first record, are what the
 	// audit log may grow to before it is set aside as audit-TIME.log; 0 for no
 	// limit.
@@ -124,6 +128,17 @@ type serverConfig struct {
 	log io.Writer
 }
 
+// serverLimits are a [gateway.Limits] as flags.
+type serverLimits struct {
+	Streams   int // requests, watches and upgraded streams under way; more is answered 429
+	Requests  int // a second, twice as many at once; more is answered 429
+	Bandwidth int // MiB a second, both directions together; more is slowed down
+}
+
+func (l serverLimits) gateway() gateway.Limits {
+	return gateway.Limits{Streams: l.Streams, Requests: l.Requests, Bytes: int64(l.Bandwidth) << 20}
+}
+
 func defaultServerConfig() serverConfig {
 	return serverConfig{
 		DataDir:        "sallyport-data",
@@ -132,6 +147,8 @@ func defaultServerConfig() serverConfig {
 		MetricsListen:  "127.0.0.1:8445",
 		BindingLimit:   8,
 		AgentTimeout:   time.Minute,
+		BindingLimits:  serverLimits{Streams: 500, Requests: 500, Bandwidth: 100},
+		ClusterLimits:  serverLimits{Streams: 1000, Requests: 1000, Bandwidth: 200},
 		TokenGrace:     5 * time.Minute,
 		AuditMaxSize:   100,
 		AuditMaxAge:    24 * time.Hour,
@@ -177,6 +194,14 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
 	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
 	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
+	for _, l := range []struct {
+		of     string
+		limits *serverLimits
+	}{{"binding", &cfg.BindingLimits}, {"cluster", &cfg.ClusterLimits}} {
+		f.IntVar(&l.limits.Streams, l.of+"-streams", l.limits.Streams, "most requests, watches and streams of a "+l.of+" under way; more get 429; 0 for no limit")
+		f.IntVar(&l.limits.Requests, l.of+"-requests", l.limits.Requests, "most requests of a "+l.of+" a second; more get 429; 0 for no limit")
+		f.IntVar(&l.limits.Bandwidth, l.of+"-bandwidth", l.limits.Bandwidth, "most MiB of a "+l.of+" a second; more is slowed down; 0 for no limit")
+	}
 	f.IntVar(&cfg.AuditMaxSize, "audit-max-size", cfg.AuditMaxSize, "size in MiB at which the audit log is set aside; 0 for no limit")
 	f.DurationVar(&cfg.AuditMaxAge, "audit-max-age", cfg.AuditMaxAge, "age of its first record at which the audit log is set aside; 0 for no limit")
 	f.DurationVar(&cfg.AuditKeep, "audit-keep", cfg.AuditKeep, "how long audit logs that were set aside are kept; 0 for ever")
@@ -336,6 +361,11 @@ func checkServerConfig(cfg serverConfig) error {
 	if cfg.BindingLimit < 1 {
 		return fmt.Errorf("--binding-limit %d must be at least 1: %w", cfg.BindingLimit, access.ErrInvalid)
 	}
+	for of, l := range map[string]serverLimits{"binding": cfg.BindingLimits, "cluster": cfg.ClusterLimits} {
+		if l.Streams < 0 || l.Requests < 0 || l.Bandwidth < 0 {
+			return fmt.Errorf("--%[1]s-streams %[2]d, --%[1]s-requests %[3]d and --%[1]s-bandwidth %[4]d must be 0, for no limit, or more: %[5]w", of, l.Streams, l.Requests, l.Bandwidth, access.ErrInvalid)
+		}
+	}
 	if cfg.AuditMaxSize < 0 || cfg.AuditMaxAge < 0 || cfg.AuditKeep < 0 {
 		return fmt.Errorf("--audit-max-size %d, --audit-max-age %s and --audit-keep %s must be 0, for no limit, or more: %w", cfg.AuditMaxSize, cfg.AuditMaxAge, cfg.AuditKeep, access.ErrInvalid)
 	}
@@ -461,6 +491,8 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		TokenGrace:    s.cfg.TokenGrace,
 		ClusterDomain: s.cfg.ClusterDomain,
 		ClusterID:     s.index.ClusterID,
+		BindingLimits: s.cfg.BindingLimits.gateway(),
+		ClusterLimits: s.cfg.ClusterLimits.gateway(),
 		Logger:        s.log.With("part", "gateway"),
 	})
 	if err != nil {

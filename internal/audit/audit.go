@@ -53,8 +53,9 @@ type Record struct {
 	Bytes    int64         `json:"bytes,omitempty"` // of the response body, or both ways of an upgraded stream
 	Duration time.Duration `json:"durationNs,omitempty"`
 	Cut      int           `json:"cut,omitempty"` // live requests that were ended
-	// Skipped counts refusals of callers without an identity that were not
-	// recorded before this one, because there were too many in a second.
+	// Skipped counts refusals of the same caller, or of all callers without an
+	// identity, that were not recorded before this one, because there were too
+	// many in a second.
 	Skipped int `json:"skipped,omitempty"`
 }
 

@@ -67,7 +67,7 @@ func TestApplicationAnswer(t *testing.T) {
 	}
 }
 
-func TestApplicationRedirects(t *testing.T) {
+func TestItem08ApplicationRedirects(t *testing.T) {
 	for _, tc := range []struct {
 		code           int
 		location, want string

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -52,5 +53,42 @@ func TestStrangersCannotFillTheAuditLog(t *testing.T) {
 	}
 	if line, err := json.Marshal(last); err != nil || len(line) > 600 {
 		t.Errorf("a record of %d bytes, err %v", len(line), err)
+	}
+}
+
+// TestCallersCannotFillTheAuditLog: nor can one with an identity, by what is
+// refused to it; and its noise hides nobody else.
+func TestCallersCannotFillTheAuditLog(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	r := newRigWith(t, func(cfg *gateway.Config) { cfg.Now = func() time.Time { return now } })
+	r.authenticate = func(token string) (access.Principal, error) {
+		return access.Principal{TenantID: "tenant", ObjectID: token, Resource: id(t, source), Expires: now.Add(time.Hour)}, nil
+	}
+	r.grant = func(access.Principal, access.ResourceID) (access.Grant, error) {
+		return access.Grant{}, fmt.Errorf("no binding: %w", access.ErrForbidden)
+	}
+	ask := func(token string) {
+		req := get("/api/v1/pods")
+		req.Header.Set("Authorization", "Bearer "+token)
+		if resp := r.do(req); resp.StatusCode != http.StatusForbidden {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	for range 1000 {
+		ask("noisy")
+	}
+	ask("quiet")
+	if n := len(r.audited()); n != gateway.RecordsPerSecond+1 {
+		t.Errorf("%d records in a second", n)
+	}
+	now = now.Add(time.Hour)
+	ask("quiet") // sweeps; the count that is owed stays
+	ask("noisy")
+	records := r.audited()
+	if last := records[len(records)-1]; last.ObjectID != "noisy" || last.Skipped != 1000-gateway.RecordsPerSecond {
+		t.Errorf("%d skipped of %s", last.Skipped, last.ObjectID)
+	}
+	if quiet := records[len(records)-2]; quiet.Skipped != 0 {
+		t.Errorf("%d skipped of the quiet one", quiet.Skipped)
 	}
 }

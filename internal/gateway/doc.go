@@ -2,7 +2,7 @@
 // refuses it, and forwards what it admitted.
 //
 // ServeHTTP is the only function that knows the order: parse the path; find the
-// source address and hold it against the gateway's own rule; authenticate; look the grant up; write the audit record "decision";
+// source address and hold it against the gateway's own rule; authenticate; look the grant up; take a place within the limits of binding and cluster; write the audit record "decision";
 // register the request as live under its binding; look at the binding once
 // more; forward. Every refusal comes before a byte is forwarded, and forward
 // takes what admit returns, which holds the grant, so nobody forwards without
@@ -20,6 +20,11 @@
 // decides, and a connection that was made for another host is answered 421. No
 // other part of a server answers on such a host. A request ends a grace after
 // its token has expired, also in the middle of a watch or an exec.
+//
+// Clusters share a gateway, and bindings a cluster, so each has limits: of
+// streams under way and of requests a second, beyond which it is answered 429,
+// and of bytes a second, to which its streams are slowed down. limits.go and
+// pace.go.
 //
 // Explain answers, by the same code, what would become of a request that nobody
 // makes; to the cluster it sends one SelfSubjectAccessReview as the binding's

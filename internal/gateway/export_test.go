@@ -14,3 +14,10 @@ func ParseTarget(u *url.URL, requestURI string) (cluster access.ResourceID, path
 
 // RecordsPerSecond is recordsPerSecond.
 const RecordsPerSecond = recordsPerSecond
+
+// Shares is how many clusters and bindings the limits are kept for.
+func (g *Gateway) Shares() int {
+	g.throttle.mu.Lock()
+	defer g.throttle.mu.Unlock()
+	return len(g.throttle.shares)
+}

@@ -47,6 +47,7 @@ func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID
 			g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
 		},
 	}
+	r = r.WithContext(tunnel.BoundInterim(r.Context()))
 	proxy.ServeHTTP(w, r)
 }
 

@@ -32,7 +32,7 @@ type Authorizer interface {
 }
 
 // Config wires a [Gateway]. Every field is needed but Address, From, TokenGrace,
-// ClusterDomain, ClusterID, Now, Metrics and Tracer.
+// ClusterDomain, ClusterID, BindingLimits, ClusterLimits, Now, Metrics and Tracer.
 type Config struct {
 	// Address tells where a request comes from, as rules and the audit log are
 	// to see it. With an error, which wraps [access.ErrInvalid], the request is
@@ -60,7 +60,10 @@ type Config struct {
 	// [access.ErrNotFound].
 	ClusterDomain string
 	ClusterID     func(uid string) (access.ResourceID, error)
-	Now           func() time.Time // default [time.Now]
+	// BindingLimits are what each binding may take of this gateway, and
+	// ClusterLimits what all bindings of a cluster may take together.
+	BindingLimits, ClusterLimits Limits
+	Now                          func() time.Time // default [time.Now]
 	// Metrics takes the gateway's metrics; nil counts for nobody.
 	Metrics prometheus.Registerer
 	// Tracer makes the spans of a request; nil makes none.
@@ -74,10 +77,10 @@ type Gateway struct {
 	headers *tunnel.AllowList
 	buffers *tunnel.BufferPool
 	debug   *log.Logger // what net/http has to say of broken copies
-	// strangers bounds what callers without an identity can write into the
-	// audit log: a full disk would shut the door for everybody.
-	strangers budget
-	metrics   *metrics
+	// refusals bounds what refused callers can write into the audit log.
+	refusals budgets
+	throttle *throttle
+	metrics  *metrics
 }
 
 // New returns a gateway, or an error that names what is missing.
@@ -95,7 +98,14 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Address == nil {
 		cfg.Address = addresses.TrustedProxies{}.Client
 	}
-	return &Gateway{cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug), metrics: newMetrics(cfg.Metrics)}, nil
+	if err := errors.Join(cfg.BindingLimits.check(), cfg.ClusterLimits.check()); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	m := newMetrics(cfg.Metrics)
+	return &Gateway{
+		cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		throttle: newThrottle(cfg.BindingLimits, cfg.ClusterLimits, m), metrics: m,
+	}, nil
 }
 
 // ServeHTTP admits a request and forwards it, in the order the package comment
@@ -107,9 +117,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, seen := g.observe(answer, r, rec.ID)
 	defer seen.end()
 	adm, err := g.admit(r, &rec)
+	defer func() { adm.lease.leave(g.cfg.Now()) }()
 	seen.read(adm, r.Method)
 	step := adm.step(rec.ObjectID != "")
-	if err == nil || rec.ObjectID != "" || g.strangers.admit(start, &rec) {
+	if err == nil || g.refusals.admit(start, &rec) {
 		if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {
 			err, step = recordErr, "audit" // not recorded means refused
 		}
@@ -122,6 +133,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer release()
 	ctx, cancel := context.WithDeadlineCause(ctx, adm.until, errTokenEnded)
 	defer cancel()
+	defer cutWrites(ctx, w)()
 
 	defer func() {
 		rec.Status, rec.Bytes, rec.Duration = answer.status, answer.bytes, g.cfg.Now().Sub(start)
@@ -140,7 +152,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	seen.admitted(adm)
-	adm.to = timed{adm.to, seen}
+	adm.to = timed{paced{adm.to, adm.lease}, seen}
 	g.forward(answer, r.WithContext(ctx), adm, rec.ID)
 }
 
@@ -150,9 +162,30 @@ type admission struct {
 	info    requestinfo.Info
 	grant   access.Grant
 	to      http.RoundTripper
+	lease   lease
 	upgrade bool
 	from    netip.Addr
 	until   time.Time // when the token, and its grace, have ended
+}
+
+// lastWords is how long a client that was cut may take to read why.
+const lastWords = 5 * time.Second
+
+// cutWrites lets no write to a client outlast its request's end for long. One
+// that reads nothing holds its handler in a write, which no context ends. The
+// answer must still be w's when stop is called.
+func cutWrites(ctx context.Context, w http.ResponseWriter) (stop func()) {
+	done := make(chan struct{})
+	stopped := context.AfterFunc(ctx, func() {
+		defer close(done)
+		// A writer that knows no deadlines is a test's, and does not block.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lastWords))
+	})
+	return func() {
+		if !stopped() {
+			<-done
+		}
+	}
 }
 
 // errTokenEnded cuts a request that outlives its token.
@@ -213,7 +246,9 @@ func (g *Gateway) admit(r *http.Request, rec *audit.Record) (adm admission, err 
 	if adm.to, err = g.cfg.To(adm.grant.ClusterUID); err != nil {
 		return adm, errNoAgent(t.cluster)
 	}
-	return adm, nil
+	// Last, so that nothing is taken for what is refused anyway.
+	adm.lease, err = g.throttle.enter(adm.grant, g.cfg.Now())
+	return adm, err
 }
 
 // preflight reports whether a browser asks for leave, on behalf of another

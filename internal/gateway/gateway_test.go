@@ -326,7 +326,7 @@ func TestForwardingFails(t *testing.T) {
 		{"the agent knows no such binding", refused(access.ErrForbidden), 403, "the agent's reason"},
 		{"the agent is stale", refused(access.ErrUnavailable), 503, "the agent's reason"},
 		{"the agent finds it invalid", refused(access.ErrInvalid), 400, "the agent's reason"},
-		{"the agent fails", refused(errors.New("secret")), 500, "internal error"},
+		{"the agent fails", refused(errors.New("secret")), 502, "no proper answer"},
 		{"101 unasked", func(*http.Request) (*http.Response, error) {
 			return answer(101, http.Header{"Upgrade": {"websocket"}}, ""), nil
 		}, 502, "lost"},

@@ -110,7 +110,7 @@ func TestItem01ImpersonationIsRefused(t *testing.T) {
 
 // Trailers, TE and Expect end at the gateway; bodies arrive whole and as they
 // are (checklist, item 37).
-func TestTrailersExpectAndBodies(t *testing.T) {
+func TestItem37TrailersExpectAndBodies(t *testing.T) {
 	for _, tc := range []struct{ name, head, body, want string }{
 		{"trailers", "Transfer-Encoding: chunked\r\nTrailer: Impersonate-User, X-T\r\nTE: trailers\r\n", "5\r\nhello\r\n0\r\nImpersonate-User: a\r\nX-T: b\r\nX-Unannounced: c\r\n\r\n", "hello"},
 		{"expect", "Expect: 100-continue\r\nContent-Length: 5\r\n", "hello", "hello"},
@@ -140,7 +140,7 @@ func TestTrailersExpectAndBodies(t *testing.T) {
 }
 
 // A refused request with Expect is not asked for its body.
-func TestRefusedRequestIsNotAskedForItsBody(t *testing.T) {
+func TestItem37RefusedRequestIsNotAskedForItsBody(t *testing.T) {
 	r := newRig(t)
 	s := r.serve(t, false)
 	got := raw(t, s, "POST "+base+"/api HTTP/1.1\r\nHost: gateway\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
@@ -228,7 +228,7 @@ func smuggled() map[string]string {
 // At most the one request that was meant reaches the tunnel, and never under
 // another claim than the gateway's. A second request on the connection is only
 // ever one that the gateway itself has authenticated and refused.
-func TestSmuggling(t *testing.T) {
+func TestItem36Smuggling(t *testing.T) {
 	for name, text := range smuggled() {
 		r := newRig(t)
 		r.answer = func(req *http.Request) (*http.Response, error) {

@@ -101,7 +101,7 @@ func TestMisdirected(t *testing.T) {
 }
 
 // A redirect stays in the form by which the client came.
-func TestHostFormRedirects(t *testing.T) {
+func TestItem08HostFormRedirects(t *testing.T) {
 	for location, want := range map[string]string{"/api/v1/x": "/api/v1/x", "//evil.example/": "", "https://evil.example/": "", "/../x": ""} {
 		r := newRig(t)
 		r.answer = func(*http.Request) (*http.Response, error) {

@@ -23,6 +23,8 @@ type metrics struct {
 	inFlight    *prometheus.GaugeVec
 	bytes       *prometheus.CounterVec
 	refusals    *prometheus.CounterVec
+	throttled   *prometheus.CounterVec
+	paced       *prometheus.CounterVec
 	revocations prometheus.Counter
 	cut         prometheus.Counter
 	cutTime     prometheus.Histogram
@@ -59,6 +61,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "sallyport_gateway_refusals_total",
 			Help: "Requests that were not answered by the cluster, by the step that refused and the kind of reason.",
 		}, []string{"step", "reason"}),
+		throttled: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_gateway_throttled_total",
+			Help: "Requests answered with 429, by the limit: of a binding's or a cluster's streams under way, or requests a second.",
+		}, []string{"limit"}),
+		paced: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_gateway_paced_seconds_total",
+			Help: "Time that streams were held back, by the limit of a binding's or a cluster's bytes a second.",
+		}, []string{"limit"}),
 		revocations: make.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_gateway_revocations_total",
 			Help: "Revocations of bindings that this gateway was told of.",
@@ -78,6 +88,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	for _, v := range []string{"received", "sent"} {
 		m.bytes.WithLabelValues(v)
+	}
+	for _, of := range []level{ofBinding, ofCluster} {
+		m.throttled.WithLabelValues(string(of) + "_streams")
+		m.throttled.WithLabelValues(string(of) + "_requests")
+		m.paced.WithLabelValues(string(of) + "_bytes")
 	}
 	return m
 }
@@ -102,12 +117,16 @@ func (e cutError) Unwrap() error { return e.error }
 // refused counts a refusal, by the step that refused and the kind of its reason.
 func (m *metrics) refused(step string, err error) {
 	var refused *tunnel.RefusedError
+	var over *limitError
 	switch {
 	case errors.Is(err, tunnel.ErrNoAnswer):
 		m.refusals.WithLabelValues("agent", "lost").Inc()
 		return
 	case errors.As(err, &refused):
 		step = "agent"
+	case errors.As(err, &over):
+		m.refusals.WithLabelValues("limit", over.limit).Inc()
+		return
 	case errors.Is(err, errLost):
 		m.refusals.WithLabelValues(step, "lost").Inc()
 		return

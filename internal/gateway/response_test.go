@@ -30,7 +30,7 @@ func badHeaders() http.Header {
 	return h
 }
 
-func TestHostileHeadersDoNotSurvive(t *testing.T) {
+func TestItem28HostileHeadersDoNotSurvive(t *testing.T) {
 	bad := badHeaders()
 	if len(bad) < 30 {
 		t.Fatal("too few")
@@ -60,7 +60,7 @@ func TestHostileHeadersDoNotSurvive(t *testing.T) {
 	}
 }
 
-func TestRedirects(t *testing.T) {
+func TestItem08Redirects(t *testing.T) {
 	for _, tc := range []struct{ location, want string }{
 		{"/api/v1/namespaces/d/services/s/proxy/", base + "/api/v1/namespaces/d/services/s/proxy/"},
 		{"/x?next=//evil&a=../..#y", base + "/x?next=//evil&a=../..#y"},
@@ -109,7 +109,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-func TestContentTypes(t *testing.T) {
+func TestItem28ContentTypes(t *testing.T) {
 	const text = "text/plain; charset=utf-8"
 	for _, tc := range []struct {
 		types []string
@@ -155,7 +155,7 @@ func TestContentTypes(t *testing.T) {
 
 // Interim answers and trailers pass no allow-list, so they do not pass at all.
 // The cluster here is a real one of net/http, on the other end of a network.
-func TestInterimAnswersAndTrailersStop(t *testing.T) {
+func TestItem28InterimAnswersAndTrailersStop(t *testing.T) {
 	for name, second := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
 			cluster := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -49,7 +50,14 @@ func (g *Gateway) refuse(w *recorder, step string, r refusal) {
 func refuse(w http.ResponseWriter, r refusal) {
 	err := r.err
 	s := status{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: access.Message(err)}
+	var over *limitError
+	var refused *tunnel.RefusedError
 	switch {
+	case errors.As(err, &over):
+		// As apierrors.NewTooManyRequests has it; client-go waits and asks again.
+		s.Code, s.Reason = http.StatusTooManyRequests, "TooManyRequests"
+		s.Details = &statusDetails{RetryAfterSeconds: over.seconds()}
+		w.Header().Set("Retry-After", strconv.Itoa(over.seconds()))
 	case errors.Is(err, errHeadersTooLarge):
 		s.Code, s.Reason = http.StatusRequestHeaderFieldsTooLarge, "RequestHeaderFieldsTooLarge"
 	case errors.Is(err, errMisdirected):
@@ -72,6 +80,10 @@ func refuse(w http.ResponseWriter, r refusal) {
 		w.Header().Set("Retry-After", "1")
 	case errors.Is(err, errLost), errors.Is(err, errBadAnswer), errors.Is(err, tunnel.ErrNoAnswer):
 		s.Code, s.Reason = http.StatusBadGateway, "InternalError"
+	case errors.As(err, &refused):
+		// A failure of the agent, or an API server that gave it no proper answer.
+		s.Code, s.Reason = http.StatusBadGateway, "InternalError"
+		s.Message = "the cluster's agent got no proper answer to the request"
 	default:
 		s.Code, s.Reason = http.StatusInternalServerError, "InternalError"
 		s.Message = "internal error"

@@ -151,7 +151,7 @@ func TestAgentGoes(t *testing.T) {
 
 // An agent's refusal of an upgrade is a Status like any other, and the bytes
 // behind the request reach nobody (checklist, item 7).
-func TestAgentRefusesUpgrade(t *testing.T) {
+func TestItem07AgentRefusesUpgrade(t *testing.T) {
 	r := newRig(t)
 	r.connect(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		tunnel.Refuse(w, fmt.Errorf("not heard of the control plane: %w", access.ErrUnavailable))
