@@ -97,7 +97,7 @@ func (p *Provider) authenticateClient(q *tokenRequest, tenant store.Tenant, publ
 		return app, "1", p.checkSecret(q, app)
 	case q.client.assertion != "":
 		return app, "2", p.checkAssertion(q, tenant, app)
-	case public && app.PublicClient:
+	case public && (app.PublicClient || q.native):
 		return app, "0", nil
 	}
 	return app, "", fail(http.StatusUnauthorized, "invalid_client", 7000218, "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.")

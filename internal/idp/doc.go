@@ -5,7 +5,8 @@
 //
 // It has two doors. [Provider.ServeHTTP] is the login host behind TLS:
 // discovery, keys, tokens for applications that prove themselves by a secret or
-// a certificate, and for people, by password or by a device's code.
+// a certificate, and for people: in a browser (authorization code with PKCE), by a
+// device's code, or by password.
 // [Provider.ManagedIdentity] is for the loopback port: a resource's tokens, by
 // the protocols of App Service, IMDS, Azure ML, Cloud Shell and Arc.
 // Who exists is asked of a [Directory] at each request, so that what is deleted

@@ -28,6 +28,9 @@ func fail(status int, kind string, code int, format string, args ...any) *oauthE
 	return &oauthError{status: status, kind: kind, code: code, text: fmt.Sprintf(format, args...)}
 }
 
+// described is the text with its number, as people look it up.
+func (e *oauthError) described() string { return "AADSTS" + strconv.Itoa(e.code) + ": " + e.text }
+
 func notFound() *oauthError {
 	return fail(http.StatusNotFound, "invalid_request", 9002313, "There is no such endpoint.")
 }
@@ -72,10 +75,9 @@ type errorBody struct {
 func (e *oauthError) body(trace, correlation string, now time.Time) errorBody {
 	stamp := now.UTC().Format("2006-01-02 15:04:05Z")
 	return errorBody{
-		Error: e.kind,
-		Description: fmt.Sprintf("AADSTS%d: %s Trace ID: %s Correlation ID: %s Timestamp: %s",
-			e.code, e.text, trace, correlation, stamp),
-		Codes: []int{e.code}, Timestamp: stamp, TraceID: trace, CorrelationID: correlation,
+		Error:       e.kind,
+		Description: fmt.Sprintf("%s Trace ID: %s Correlation ID: %s Timestamp: %s", e.described(), trace, correlation, stamp),
+		Codes:       []int{e.code}, Timestamp: stamp, TraceID: trace, CorrelationID: correlation,
 		URI: fmt.Sprintf("https://login.microsoftonline.com/error?code=%d", e.code),
 	}
 }
@@ -107,7 +109,7 @@ func (p *Provider) reply(w http.ResponseWriter, c *call, answer any, failure *oa
 	}
 	pg, isPage := answer.(page)
 	if failure != nil && c.page {
-		pg, isPage = page{Title: "That did not work", Text: "AADSTS" + strconv.Itoa(failure.code) + ": " + failure.text, status: failure.status}, true
+		pg, isPage = page{Title: "That did not work", Text: failure.described(), status: failure.status}, true
 	}
 	if isPage {
 		status = cmp.Or(pg.status, http.StatusOK)

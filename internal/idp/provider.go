@@ -91,6 +91,7 @@ type Provider struct {
 	tokens   tokenCache
 	attempts *attempts
 	devices  *deviceFlows
+	codes    *authorizations
 	metrics  *metrics
 }
 
@@ -120,7 +121,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Provider{cfg: cfg, metrics: newMetrics(cfg.Metrics), attempts: newAttempts(cfg.Now), devices: newDeviceFlows()}, nil
+	return &Provider{cfg: cfg, metrics: newMetrics(cfg.Metrics), attempts: newAttempts(cfg.Now), devices: newDeviceFlows(), codes: newAuthorizations()}, nil
 }
 
 // Issuer returns the "iss" of a tenant's tokens, which package authenticate is
@@ -167,6 +168,12 @@ func routes() []route {
 		{"userrealm/", get, "userrealm", false, userRealm},
 		{"oauth2/token", post, "token", false, tokenV1},
 		{"oauth2/v2.0/token", post, "token", false, tokenV2},
+		{"oauth2/authorize", get, "authorize", true, authorizeV1},
+		{"oauth2/authorize", post, "authorize", true, authorizeSignIn},
+		{"oauth2/v2.0/authorize", get, "authorize", true, authorizeV2},
+		{"oauth2/v2.0/authorize", post, "authorize", true, authorizeSignIn},
+		{"oauth2/logout", get, "logout", true, logout},
+		{"oauth2/v2.0/logout", get, "logout", true, logout},
 		{"oauth2/devicecode", post, "devicecode", false, deviceCodeV1},
 		{"oauth2/v2.0/devicecode", post, "devicecode", false, deviceCodeV2},
 		{"/devicelogin", get, "devicelogin", true, deviceLogin},

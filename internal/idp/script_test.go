@@ -32,10 +32,11 @@ func basic(id, secret string) string {
 //	json a.b == text                                  a member, printed plainly
 //	claim a == text                                   a claim of the answer's access_token
 //	idclaim a == text                                 a claim of its id_token
+//	location contains text                            unescaped
 //	body contains text
 //	body lacks text
 //	save NAME json a.b                                keep a member as $NAME, form-encoded
-//	save NAME body REGEXP                             keep what its first group matches
+//	save NAME body REGEXP                             keep what its first group matches; or of location
 //	wait 5m                                           the clock goes on
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txt")
@@ -114,12 +115,16 @@ func (s *script) save(name, what string) error {
 	if err := s.send(); err != nil {
 		return err
 	}
+	text := html.UnescapeString(s.response.Body.String())
+	if kind == "location" {
+		text = s.response.Header().Get("Location")
+	}
 	if kind == "json" {
 		value, err := member(s.response.Body.Bytes(), what)
 		s.saved[name] = url.QueryEscape(value)
 		return err
 	}
-	found := regexp.MustCompile(what).FindStringSubmatch(html.UnescapeString(s.response.Body.String()))
+	found := regexp.MustCompile(what).FindStringSubmatch(text)
 	if found == nil {
 		return fmt.Errorf("not found; body is %s", s.response.Body)
 	}
@@ -197,6 +202,12 @@ func (s *script) check(word, rest string) error {
 		if err != nil {
 			return err
 		}
+	case "location":
+		location, err := url.QueryUnescape(s.response.Header().Get("Location"))
+		if text := strings.TrimPrefix(rest, "contains "); err != nil || !strings.Contains(location, text) {
+			return fmt.Errorf("it is %s, %v", location, err)
+		}
+		return nil
 	case "body":
 		verb, text, _ := strings.Cut(rest, " ")
 		if strings.Contains(body, text) != (verb == "contains") {

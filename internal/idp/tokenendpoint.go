@@ -21,6 +21,9 @@ type tokenRequest struct {
 	v2   bool // else resource= says what the token is for
 	// client is what the request says of its client; nothing of it is proven.
 	client credentials
+	// native says that the client signed its user in by an address of the
+	// user's own machine, where it cannot keep a secret.
+	native bool
 }
 
 // granted is what a grant gives. What is empty is left out of the answer:
@@ -41,6 +44,7 @@ type grant func(p *Provider, q *tokenRequest) (granted, *oauthError)
 func grants() map[string]grant {
 	return map[string]grant{
 		"client_credentials": clientCredentials,
+		"authorization_code": authorizationCode,
 		"password":           ropc,
 		"refresh_token":      refresh,
 		"device_code":        deviceCode, // MSAL for Go

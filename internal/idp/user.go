@@ -27,7 +27,8 @@ type session struct {
 	ClientID string `json:"client"`
 	Scope    string `json:"scope"` // what the client asked for at first
 	SignedIn int64  `json:"signedIn"`
-	Nonce    string `json:"nonce,omitempty"` // of OpenID, for the first id_token only
+	Native   bool   `json:"native,omitempty"` // the client is one without a secret
+	Nonce    string `json:"nonce,omitempty"`  // of OpenID, for the first id_token only
 }
 
 func invalidGrant(code int, format string, args ...any) *oauthError {
@@ -128,6 +129,7 @@ func (p *Provider) sessionTokens(q *tokenRequest, s session) (granted, *oauthErr
 			return granted{}, invalidGrant(50020, "User account is of tenant '%s' and does not exist in tenant '%s'.", tenant.ID, asked.ID)
 		}
 	}
+	q.native = s.Native
 	app, acr, failure := p.authenticateClient(q, tenant, true)
 	if failure != nil {
 		return granted{}, failure

@@ -201,6 +201,49 @@ func TestArc(t *testing.T) {
 	}
 }
 
+// TestSignInPagePolicy: the pages' policy lets forms lead to us and the client,
+// and lets no script run but the one that posts on.
+func TestSignInPagePolicy(t *testing.T) {
+	w := newWorld(t)
+	r := httptest.NewRequest(http.MethodGet, "https://login.test/"+tenant+"/oauth2/v2.0/authorize?response_type=code&scope=openid&redirect_uri=http://localhost:8400/&code_challenge_method=S256&code_challenge="+strings.Repeat("x", 43)+"&client_id="+directory.AzureCLI, nil)
+	rec := httptest.NewRecorder()
+	w.ServeHTTP(rec, r)
+	policy := rec.Header().Get("Content-Security-Policy")
+	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self' http://localhost:8400;"} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("policy %q lacks %s", policy, want)
+		}
+	}
+	if strings.Contains(policy, "script-src") || strings.Contains(policy, "unsafe") {
+		t.Errorf("policy is %q", policy)
+	}
+}
+
+// FuzzAuthorize: no redirect leaves for where no client is registered.
+func FuzzAuthorize(f *testing.F) {
+	w := newWorld(f)
+	for _, uri := range []string{"http://localhost:1/", "http://localhost:1@evil.example", "http://127.0.0.1", "https://evil.example", "javascript:alert(1)", "http://localhost\\@evil.example/", "//localhost", "http://LOCALHOST"} {
+		f.Add(uri, "state")
+	}
+	f.Fuzz(func(t *testing.T, uri, state string) {
+		query := url.Values{"client_id": {directory.AzureCLI}, "response_type": {"code"}, "scope": {"openid"}, "prompt": {"none"}, "redirect_uri": {uri}, "state": {state},
+			"code_challenge": {strings.Repeat("x", 43)}, "code_challenge_method": {"S256"}}
+		r := httptest.NewRequest(http.MethodGet, "https://login.test/"+tenant+"/oauth2/v2.0/authorize?"+query.Encode(), nil)
+		rec := httptest.NewRecorder()
+		w.ServeHTTP(rec, r)
+		w.log.Reset()
+		location := rec.Header().Get("Location")
+		if rec.Code == http.StatusFound {
+			to, err := url.Parse(location)
+			if err != nil || to.Hostname() != "localhost" && !strings.HasPrefix(location, "https://login.microsoftonline.com/common/oauth2/nativeclient?") || strings.ContainsAny(location, "\r\n") {
+				t.Errorf("%q leads to %q", uri, location)
+			}
+		} else if location != "" || rec.Code != http.StatusBadRequest {
+			t.Errorf("%q: %d %q", uri, rec.Code, location)
+		}
+	})
+}
+
 // FuzzSealed: nothing but what was sealed is a refresh token.
 func FuzzSealed(f *testing.F) {
 	w := newWorld(f)
