@@ -24,11 +24,23 @@ type DesiredBinding struct {
 	Generation int64      `json:"generation"`
 	Retired    int64      `json:"retired"` // as last reported, see [BindingReport]
 	Source     ResourceID `json:"source"`
-	Roles      []Role     `json:"roles"`
+	// Sources are the resources that may act, if Source is a subscription: those
+	// that there are of the role's type, in the casing in which they are claimed.
+	Sources []ResourceID `json:"sources,omitempty"`
+	Roles   []Role       `json:"roles"`
 	// Locked and ExpiresOn are what [Combine] made of the policies. The roles
 	// stay in the cluster; the proxy refuses to use them.
 	Locked    bool      `json:"locked,omitempty"`
 	ExpiresOn time.Time `json:"expiresOn,omitzero"` // zero: never
+}
+
+// Actors are the resources that may act by the binding; none, if its consent is
+// to all of a type and there are none.
+func (b DesiredBinding) Actors() []ResourceID {
+	if b.Source.IsSubscription() {
+		return b.Sources
+	}
+	return []ResourceID{b.Source}
 }
 
 // Report is what an agent says of its work; the latest one holds.

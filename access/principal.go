@@ -42,6 +42,7 @@ type Grant struct {
 	Binding    string // name, in the casing that names the objects in the cluster
 	BindingUID string
 	Source     ResourceID
+	SourceOID  string   // of the source's identity, if the directory knew it: the grant ends with that identity
 	Roles      []string // the binding's, as written; for the record, since Kubernetes holds them
 	// From is where the request came from, as it was asked with.
 	From netip.Addr

@@ -137,6 +137,11 @@ func (id ResourceID) Equal(other ResourceID) bool {
 // IsZero reports whether id is the zero value.
 func (id ResourceID) IsZero() bool { return id.text == "" }
 
+// IsSubscription reports whether id names a subscription, and nothing in it.
+func (id ResourceID) IsSubscription() bool {
+	return id.text != "" && id.resourceGroup == "" && id.namespace == ""
+}
+
 // Subscription returns the subscription's GUID as it was written.
 func (id ResourceID) Subscription() string { return id.subscription }
 

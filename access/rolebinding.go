@@ -28,7 +28,8 @@ type RoleBinding struct {
 	ID         ResourceID `json:"id"`  // casing of the first PUT; it names the objects in the cluster
 	UID        string     `json:"uid"` // new with each creation, so a re-created name never inherits
 	Generation int64      `json:"generation"`
-	Source     ResourceID `json:"source"`
+	// Source is the resource that may act, or the subscription: see [RoleBinding.Wide].
+	Source ResourceID `json:"source"`
 	// SourceOID is the object id of the source's identity when consent was
 	// given, if the directory knew it: a re-created resource does not inherit.
 	SourceOID string   `json:"sourceOid,omitempty"`
@@ -73,6 +74,24 @@ func (b RoleBinding) Name() string { return b.ID.Name() }
 
 // Cluster is the id of the cluster it belongs to.
 func (b RoleBinding) Cluster() ResourceID { return b.ID.Parent() }
+
+// Wide reports whether the consent is to every resource of the type of its one
+// role in the subscription, which is then its source
+// (spec/trusted-access.md 8).
+func (b RoleBinding) Wide() bool { return b.Source.IsSubscription() }
+
+// ConsentsTo reports whether the consent names a resource: by its id or, if it
+// is wide, by its subscription and exactly the type of its role.
+func (b RoleBinding) ConsentsTo(source ResourceID) bool {
+	if !b.Wide() {
+		return b.Source.Equal(source)
+	}
+	if len(b.Roles) != 1 || !strings.EqualFold(source.Subscription(), b.Source.Subscription()) {
+		return false
+	}
+	end := strings.LastIndexByte(b.Roles[0], '/')
+	return end > 0 && source.IsType(b.Roles[0][:end])
+}
 
 // CheckBindingName applies the naming rule of bindings, 1 to 24 letters,
 // digits and dashes. The error wraps [ErrInvalid].

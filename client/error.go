@@ -86,9 +86,10 @@ func operationKind(e *Error) error {
 // Codes of operations on bindings that failed in the cluster. The binding is
 // stored in each case.
 const (
-	CodeAgentNotConnected  = "AgentNotConnected"  // no agent took it up in time; it takes effect when one connects
-	CodeAgentNotResponding = "AgentNotResponding" // an agent is there, but said nothing in time
-	CodeRoleNotAllowed     = "RoleNotAllowed"     // a role is above the ceiling set at install
+	CodeAgentNotConnected   = "AgentNotConnected"   // no agent took it up in time; it takes effect when one connects
+	CodeAgentNotResponding  = "AgentNotResponding"  // an agent is there, but said nothing in time
+	CodeRoleNotAllowed      = "RoleNotAllowed"      // a role is above the ceiling set at install
+	CodeInvalidResourceType = "InvalidResourceType" // the server does not have what the path names
 )
 
 // maxMessage bounds the part of a reply that is not understood and is shown

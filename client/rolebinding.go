@@ -65,6 +65,16 @@ func (c *Client) Roles(ctx context.Context, subscription access.ResourceID, loc 
 	return listOf[Role](ctx, c, path, containerVersion)
 }
 
+// PutSubscriptionWideBinding consents that every resource of a role's type in
+// the cluster's subscription acts with the role, by the preview API of 2022
+// (spec/trusted-access.md 8). It takes a server with --preview-role-bindings;
+// another one answers with code [CodeInvalidResourceType].
+func (c *Client) PutSubscriptionWideBinding(ctx context.Context, id access.ResourceID, role string) (*Poller, error) {
+	var body struct{ Body }
+	path := id.Parent().String() + "/azureResourceRoleBindings/" + id.Name()
+	return c.put(ctx, path, containerVersion, map[string]any{"properties": map[string]string{"role": role}}, &body)
+}
+
 // PutRoleBinding creates a binding or replaces its roles. With the poller's end
 // it is in force in the cluster, if the cluster ever had an agent.
 func (c *Client) PutRoleBinding(ctx context.Context, id access.ResourceID, props RoleBindingProperties) (RoleBinding, *Poller, error) {

@@ -28,6 +28,7 @@ func newRoleBindingCommand(c *cli) *cobra.Command {
 // (spec/trusted-access.md 4.1), and --no-wait.
 type bindingFlags struct {
 	cluster, name, source, roles string
+	role                         string // of the draft form; see addDraft
 	noWait, yes                  bool
 	expiresIn                    time.Duration
 }
@@ -41,7 +42,6 @@ func (f *bindingFlags) add(cmd *cobra.Command) {
 func (f *bindingFlags) addRoles(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.roles, "roles", "r", "", "roles by their qualified names, separated by commas (required); blanks around them are dropped")
 	cmd.Flags().BoolVar(&f.noWait, "no-wait", false, "return when the request is accepted, before the role is in force")
-	mustRequire(cmd, "roles")
 }
 
 // bindingID checks both names.
@@ -65,16 +65,82 @@ func newRoleBindingCreateCommand(c *cli) *cobra.Command {
 		Example: `  sallyport rolebinding create -g sallyport --cluster-name prod -n ml \
     -s /subscriptions/S/resourceGroups/G/providers/Microsoft.MachineLearningServices/workspaces/W \
     -r Microsoft.MachineLearningServices/workspaces/mlworkload
-  sallyport rolebinding create --cluster-name prod -n fix -s ID -r ROLE --expires-in 2h`,
+  sallyport rolebinding create --cluster-name prod -n fix -s ID -r ROLE --expires-in 2h
+  sallyport rolebinding create --cluster-name prod -n all --role mlworkload   # every workspace of the subscription`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.createRoleBinding(cmd.Context(), f) },
 	}
 	f.add(cmd)
 	f.addRoles(cmd)
 	cmd.Flags().DurationVar(&f.expiresIn, "expires-in", 0, "end the access after this time, such as 2h (default: it does not end)")
-	cmd.Flags().StringVarP(&f.source, "source-resource-id", "s", "", "ARM id of the source (required)")
-	mustRequire(cmd, "source-resource-id")
+	cmd.Flags().StringVarP(&f.source, "source-resource-id", "s", "", "ARM id of the source (required, but for --role)")
+	f.addDraft(cmd)
 	return cmd
+}
+
+// addDraft adds the flags that drafts of 2022 had (spec/trusted-access.md 8):
+// one role, by its short or qualified name, and the source by a longer name. In
+// place of --roles they make the same binding; without a source one for all.
+func (f *bindingFlags) addDraft(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.role, "role", "", "one role, by its short or qualified name, as drafts of 2022 had it; without a source, every resource of its type in the subscription may act (server with --preview-role-bindings)")
+	cmd.Flags().StringVar(&f.source, "allowed-azure-resource-id-with-system-assigned-msi", "", "another name of --source-resource-id, as drafts of 2022 had it")
+	cmd.MarkFlagsOneRequired("roles", "role")
+	cmd.MarkFlagsMutuallyExclusive("roles", "role")
+	cmd.MarkFlagsMutuallyExclusive("source-resource-id", "allowed-azure-resource-id-with-system-assigned-msi")
+}
+
+// draftRoles turns --role into --roles.
+func (f *bindingFlags) draftRoles(source access.ResourceID) error {
+	if strings.Contains(f.role, "/") {
+		f.roles = f.role
+		return nil
+	}
+	catalogue, err := access.Catalogue()
+	if err != nil {
+		return err
+	}
+	means := listRoles(catalogue, func(r access.Role) bool { return strings.EqualFold(r.Name, f.role) && r.Fits(source) })
+	if means == "none" || strings.Contains(means, ",") {
+		return withHint(usagef("--role %q is no role of a source of type %q", f.role, source.Type()),
+			"roles for this source: %s", listRoles(catalogue, func(r access.Role) bool { return r.Fits(source) }))
+	}
+	f.roles = means
+	return nil
+}
+
+// createForAll consents to every resource of the role's type.
+func (c *cli) createForAll(ctx context.Context, f bindingFlags, id access.ResourceID) error {
+	if f.expiresIn != 0 {
+		return withHint(usagef("--expires-in needs a source"), "create the binding, and bound it with 'sallyport policy expire'")
+	}
+	api, err := c.connect()
+	if err != nil {
+		return err
+	}
+	if _, err = api.RoleBinding(ctx, id); err == nil {
+		return fmt.Errorf("binding %s exists already: %w", f.name, access.ErrConflict)
+	} else if !errors.Is(err, access.ErrNotFound) {
+		return err
+	}
+	poller, err := api.PutSubscriptionWideBinding(ctx, id, f.role)
+	var refused *client.Error
+	if errors.As(err, &refused) && refused.Code == client.CodeInvalidResourceType {
+		return withHint(err, "consent to all resources of a type takes a server with --preview-role-bindings; name one with --source-resource-id")
+	}
+	if err != nil {
+		return explainRefusal(err)
+	}
+	if !f.noWait {
+		if err := c.follow(ctx, "rolebinding "+id.Name(), poller, nil); err != nil {
+			return explainRefusal(err)
+		}
+	}
+	binding, err := api.RoleBinding(ctx, id)
+	if err != nil {
+		return err
+	}
+	c.notef("every resource of the role's type in subscription %s may act with it", id.Subscription())
+	return c.print(binding.Raw, bindingHeading(), bindingRow(binding))
 }
 
 func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
@@ -82,9 +148,20 @@ func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
 	if err != nil {
 		return err
 	}
+	switch {
+	case f.source == "" && f.role != "":
+		return c.createForAll(ctx, f, id)
+	case f.source == "":
+		return usagef("required flag(s) \"source-resource-id\" not set")
+	}
 	source, err := access.ParseResourceID(f.source)
 	if err != nil {
 		return asUsage(fmt.Errorf("--source-resource-id: %w", err))
+	}
+	if f.role != "" {
+		if err := f.draftRoles(source); err != nil {
+			return err
+		}
 	}
 	roles, err := c.splitRoles(f.roles)
 	if err != nil {
@@ -152,6 +229,7 @@ func newRoleBindingUpdateCommand(c *cli) *cobra.Command {
 	}
 	f.add(cmd)
 	f.addRoles(cmd)
+	mustRequire(cmd, "roles")
 	return cmd
 }
 

@@ -78,6 +78,10 @@ type serverConfig struct {
 	EntraTenants []string
 	// BindingLimit is the most bindings a cluster may have; AKS allows 8.
 	BindingLimit int
+	// PreviewRoleBindings serves the preview API of 2022, azureResourceRoleBindings,
+	// by which an owner can let every resource of a type in the subscription act.
+	// Without it such bindings as there are admit nobody.
+	PreviewRoleBindings bool
 	// AgentTimeout is how long a binding's write waits for the cluster's agent.
 	AgentTimeout time.Duration
 	// BindingLimits are what one binding, and ClusterLimits what all bindings of
@@ -193,6 +197,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.EncryptionKeyFile, "encryption-key-file", "", "file with the keys that encrypt all records, made at the first start (default: encryption.key in the data folder)")
 	f.StringSliceVar(&cfg.EntraTenants, "entra-tenant", nil, "real Entra tenant to trust, a GUID; may be repeated")
 	f.IntVar(&cfg.BindingLimit, "binding-limit", cfg.BindingLimit, "most role bindings a cluster may have")
+	f.BoolVar(&cfg.PreviewRoleBindings, "preview-role-bindings", false, "serve the preview API of 2022 (azureResourceRoleBindings), with consent to all resources of a type in a subscription")
 	f.DurationVar(&cfg.AgentTimeout, "agent-timeout", cfg.AgentTimeout, "how long a binding's write waits for the cluster's agent")
 	for _, l := range []struct {
 		of     string
@@ -462,8 +467,10 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	s.index = authorize.NewIndex(authorize.Config{
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
-		Ranges:      func(ranges []string) (authorize.Set, error) { return s.tags.StoredSet(ranges) },
-		Metrics:     s.registry,
+
+		SubscriptionWide: s.cfg.PreviewRoleBindings,
+		Ranges:           func(ranges []string) (authorize.Set, error) { return s.tags.StoredSet(ranges) },
+		Metrics:          s.registry,
 	})
 	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
 	s.graph, err = graph.New(graph.Config{
@@ -515,17 +522,20 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		return err
 	}
 	s.control, err = controlplane.New(controlplane.Config{
-		Store:            s.store,
-		Authenticate:     s.arm.Principal,
-		Peer:             s.peer,
-		Remote:           s.addresses.remote,
-		Audit:            s.record,
-		Records:          s.audit,
-		Explain:          s.gateway.Explain,
-		Metrics:          s.registry,
-		Tracer:           s.traces.tracer,
-		Catalogue:        catalogue,
-		BindingLimit:     s.cfg.BindingLimit,
+		Store:        s.store,
+		Authenticate: s.arm.Principal,
+		Peer:         s.peer,
+		Remote:       s.addresses.remote,
+		Audit:        s.record,
+		Records:      s.audit,
+		Explain:      s.gateway.Explain,
+		Metrics:      s.registry,
+		Tracer:       s.traces.tracer,
+		Catalogue:    catalogue,
+		BindingLimit: s.cfg.BindingLimit,
+
+		PreviewRoleBindings: s.cfg.PreviewRoleBindings,
+
 		IdentityHeader:   s.keys.IdentityHeader,
 		IdentityEndpoint: identityEndpoint,
 		Enrol: func(w http.ResponseWriter, r *http.Request, cluster access.ResourceID, action string) {

@@ -32,8 +32,8 @@ type known struct {
 }
 
 type binding struct {
-	name   string
-	source access.ResourceID
+	name    string
+	sources []access.ResourceID // that may act by it
 	// locked and expires are what the policies of cluster and binding say.
 	locked  bool
 	expires time.Time
@@ -103,7 +103,7 @@ func (k *known) update(d access.Desired) {
 	next := make(map[string]binding, len(d.Bindings))
 	for _, b := range d.Bindings {
 		old, seen := k.bindings[b.UID]
-		entry := binding{name: b.Name, source: b.Source, locked: b.Locked, expires: b.ExpiresOn, usable: old.usable, unknown: old.unknown || !seen && b.Retired != 0}
+		entry := binding{name: b.Name, sources: b.Actors(), locked: b.Locked, expires: b.ExpiresOn, usable: old.usable, unknown: old.unknown || !seen && b.Retired != 0}
 		roles := make([]string, len(b.Roles))
 		for i, r := range b.Roles {
 			roles[i] = strings.ToLower(r.QualifiedName())
@@ -118,6 +118,9 @@ func (k *known) update(d access.Desired) {
 			entry.usable = slices.Concat(entry.usable, roles)
 			slices.Sort(entry.usable)
 			entry.usable = slices.Compact(entry.usable)
+		}
+		if slices.ContainsFunc(old.sources, func(s access.ResourceID) bool { return !isAmong(entry.sources, s) }) {
+			k.live.Cut(b.UID, fmt.Errorf("a source of binding %q was deleted: %w", b.Name, access.ErrForbidden))
 		}
 		next[b.UID] = entry
 	}
@@ -134,6 +137,10 @@ func (k *known) update(d access.Desired) {
 	}
 }
 
+func isAmong(sources []access.ResourceID, source access.ResourceID) bool {
+	return slices.ContainsFunc(sources, source.Equal)
+}
+
 // check holds a gateway's claim against what is known here.
 func (k *known) check(c tunnel.Claim) error {
 	k.mu.Lock()
@@ -147,7 +154,7 @@ func (k *known) check(c tunnel.Claim) error {
 		return fmt.Errorf("this cluster has no binding with uid %s: %w", c.BindingUID, access.ErrForbidden)
 	case b.name != c.Binding:
 		return fmt.Errorf("uid %s is not that of binding %q: %w", c.BindingUID, c.Binding, access.ErrForbidden)
-	case !b.source.Equal(c.Source):
+	case !isAmong(b.sources, c.Source):
 		return fmt.Errorf("binding %q is not of source %s: %w", c.Binding, c.Source, access.ErrForbidden)
 	}
 	return b.bounded(k.now())

@@ -89,6 +89,47 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestWideBinding: a binding to a whole subscription is used by the sources that
+// the feed lists, and a source that goes is cut.
+func TestWideBinding(t *testing.T) {
+	live := &tunnel.Live{}
+	k := agent.NewKnown(live, time.Now)
+	b := desired(t, "B1", "u1", 1, 1, "a")
+	var err error
+	if b.Source, err = access.ParseResourceID("/subscriptions/11111111-2222-3333-4444-aaaaaaaaaaaa"); err != nil {
+		t.Fatal(err)
+	}
+	check := func(source access.ResourceID) error {
+		return k.Check(tunnel.Claim{Binding: "B1", BindingUID: "u1", Source: source})
+	}
+	k.Update(state(b))
+	for _, source := range []access.ResourceID{workspace(t, "ml1"), b.Source} {
+		if err := check(source); !errors.Is(err, access.ErrForbidden) {
+			t.Errorf("no sources: %s: %v", source, err)
+		}
+	}
+	b.Sources = []access.ResourceID{workspace(t, "ml1"), workspace(t, "ml2")}
+	k.Update(state(b))
+	ctx, release := live.Register(t.Context(), "u1")
+	defer release()
+	for name, want := range map[string]error{"ml1": nil, "ML2": nil, "ml3": access.ErrForbidden} {
+		if err := check(workspace(t, name)); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b.Sources = append(b.Sources, workspace(t, "ml3"))
+	if k.Update(state(b)); ctx.Err() != nil {
+		t.Errorf("cut by a new source: %v", context.Cause(ctx))
+	}
+	b.Sources = b.Sources[1:]
+	if k.Update(state(b)); !errors.Is(context.Cause(ctx), access.ErrForbidden) {
+		t.Errorf("a source went: %v", context.Cause(ctx))
+	}
+	if err := check(workspace(t, "ml1")); !errors.Is(err, access.ErrForbidden) {
+		t.Errorf("gone: %v", err)
+	}
+}
+
 func TestUpdateCuts(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

@@ -33,6 +33,9 @@ type Config struct {
 	// Ranges makes of a policy's allowed source ranges what an address is held
 	// against. If it is nil or fails, no address is in the ranges.
 	Ranges func(ranges []string) (Set, error)
+	// SubscriptionWide lets bindings serve that consent to every resource of a
+	// type in the subscription. Without it they admit nobody.
+	SubscriptionWide bool
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
 	// Metrics takes the index's metrics; nil shows them to nobody.
@@ -49,7 +52,7 @@ type Index struct {
 	generations map[string]int64          // of the enrolment, by cluster uid
 	bindings    map[string]entry          // by binding key
 	bySource    map[sourceKey][]string    // binding keys, oldest first
-	identities  map[string]string         // object id of each resource's identity, by resource key
+	identities  map[string]identity       // of each resource, by resource key
 	allowed     map[string]Set            // of policies with source ranges, by cluster or binding key
 	heard       struct{ clusters, bindings, resources time.Time }
 	revisions   struct{ clusters, bindings int64 }
@@ -74,6 +77,13 @@ type entry struct {
 
 type sourceKey struct{ cluster, source string }
 
+// identity is a resource of the directory, and whom it acts as: oid is "" if it
+// has no identity.
+type identity struct {
+	id  access.ResourceID
+	oid string
+}
+
 // NewIndex returns an index that refuses everything until both watches have
 // delivered their first state.
 func NewIndex(cfg Config) *Index {
@@ -97,7 +107,7 @@ func NewIndex(cfg Config) *Index {
 		generations: map[string]int64{},
 		bindings:    map[string]entry{},
 		bySource:    map[sourceKey][]string{},
-		identities:  map[string]string{},
+		identities:  map[string]identity{},
 		allowed:     map[string]Set{},
 		bounds:      newBounds(),
 		loaded:      make(chan struct{}),
@@ -130,18 +140,27 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID, from netip.
 	}
 	replaced, waiting := "", ""
 	var bounded error // why the oldest binding in force does not admit
-	for _, key := range x.bySource[sourceKey{cluster.Key(), p.Resource.Key()}] {
+	for _, key := range x.namingLocked(cluster, p.Resource) {
 		b := x.bindings[key]
 		if b.State == access.Deleting {
 			continue
 		}
-		if b.SourceOID != "" && !strings.EqualFold(b.SourceOID, p.ObjectID) {
+		source, oid := b.Source, b.SourceOID
+		if b.Wide() { // whom it admits is who is in the directory now
+			known := x.identities[p.Resource.Key()]
+			if known.oid == "" {
+				bounded = cmp.Or(bounded, fmt.Errorf("binding %q is for all sources of the subscription that the directory knows, and %s is not among them: %w", b.Name(), p.Resource, access.ErrForbidden))
+				continue
+			}
+			source, oid = known.id, known.oid
+		}
+		if oid != "" && !strings.EqualFold(oid, p.ObjectID) {
 			replaced = b.Name()
 			continue
 		}
 		// A deleted source's last token would be good for another day.
-		if b.SourceOID != "" && !strings.EqualFold(b.SourceOID, x.identities[b.Source.Key()]) {
-			return access.Grant{}, fmt.Errorf("the source %s of binding %q was deleted: %w", b.Source, b.Name(), access.ErrForbidden)
+		if oid != "" && !strings.EqualFold(oid, x.identities[source.Key()].oid) {
+			return access.Grant{}, fmt.Errorf("the source %s of binding %q was deleted: %w", source, b.Name(), access.ErrForbidden)
 		}
 		if b.Applied.Generation == 0 {
 			waiting = b.Name()
@@ -151,7 +170,7 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID, from netip.
 			bounded = cmp.Or(bounded, err)
 			continue
 		}
-		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: b.Source, From: from, Roles: b.Roles}, nil
+		return access.Grant{Cluster: c.ID, ClusterUID: c.UID, Binding: b.Name(), BindingUID: b.UID, Source: source, SourceOID: oid, From: from, Roles: b.Roles}, nil
 	}
 	if bounded != nil {
 		return access.Grant{}, bounded
@@ -163,6 +182,23 @@ func (x *Index) Grant(p access.Principal, cluster access.ResourceID, from netip.
 		return access.Grant{}, fmt.Errorf("binding %q was given to an earlier identity of %s, not to object id %s; its owner must consent again: %w", replaced, p.Resource, p.ObjectID, access.ErrForbidden)
 	}
 	return access.Grant{}, fmt.Errorf("no trusted access role binding of cluster %s names the source %s: %w", c.ID.Name(), p.Resource, access.ErrForbidden)
+}
+
+// namingLocked returns the keys of the cluster's bindings that consent to a
+// source, oldest first: those that name it, and then those that name all of its
+// type in the subscription.
+func (x *Index) namingLocked(cluster, source access.ResourceID) []string {
+	keys := x.bySource[sourceKey{cluster.Key(), source.Key()}]
+	if !x.cfg.SubscriptionWide {
+		return keys
+	}
+	all := slices.Clone(keys)
+	for _, key := range x.bySource[sourceKey{cluster.Key(), "/subscriptions/" + strings.ToLower(source.Subscription())}] {
+		if x.bindings[key].ConsentsTo(source) {
+			all = append(all, key)
+		}
+	}
+	return all
 }
 
 // Holds reports whether a grant given earlier still stands. The error is nil
@@ -181,6 +217,10 @@ func (x *Index) Holds(g access.Grant) error {
 	b, ok := x.bindings[key]
 	if !ok || b.UID != g.BindingUID || b.State == access.Deleting {
 		return fmt.Errorf("trusted access role binding %q was withdrawn: %w", g.Binding, access.ErrForbidden)
+	}
+	// Between the grant and here its request was not yet there to be cut.
+	if g.SourceOID != "" && !strings.EqualFold(g.SourceOID, x.identities[g.Source.Key()].oid) {
+		return fmt.Errorf("the source %s of binding %q was deleted: %w", g.Source, g.Binding, access.ErrForbidden)
 	}
 	return x.admitsLocked(c, b.RoleBinding, g.From)
 }
@@ -337,31 +377,50 @@ func (x *Index) applyResources(u Update[access.Resource]) (revoked []string) {
 	if u.Reset {
 		deleted = append(deleted, missing(x.identities, u.Changed, func(r access.Resource) string { return r.ID.Key() })...)
 	}
-	lost := map[string]bool{} // resource keys whose identity is another now
+	lost := map[string]access.ResourceID{} // by key, whose identity is another now
 	for _, key := range deleted {
-		lost[key] = true
+		lost[key] = x.identities[key].id
 		delete(x.identities, key)
 	}
 	for _, r := range u.Changed {
-		key, oid := r.ID.Key(), ""
+		key, now := r.ID.Key(), identity{id: r.ID}
 		if r.Identity != nil {
-			oid = r.Identity.ObjectID
+			now.oid = r.Identity.ObjectID
 		}
-		if x.identities[key] != oid {
-			lost[key] = true
-			x.identities[key] = oid
+		if old := x.identities[key]; old.oid != now.oid {
+			lost[key] = r.ID
+			if old.oid == "" { // it can have acted by no wide binding
+				lost[key] = access.ResourceID{}
+			}
 		}
+		x.identities[key] = now
 	}
 	if len(lost) == 0 {
 		return nil
 	}
 	for _, b := range x.bindings {
-		key := b.Source.Key()
-		if lost[key] && b.SourceOID != "" && !strings.EqualFold(b.SourceOID, x.identities[key]) {
+		if x.lostLocked(b.RoleBinding, lost) {
 			revoked = append(revoked, b.UID)
 		}
 	}
 	return revoked
+}
+
+// lostLocked reports whether requests of the binding may be of a source whose
+// identity is gone. Those of a wide binding are cut all together: the others
+// are admitted again at once.
+func (x *Index) lostLocked(b access.RoleBinding, lost map[string]access.ResourceID) bool {
+	if b.Wide() {
+		for _, id := range lost {
+			if !id.IsZero() && b.ConsentsTo(id) {
+				return true
+			}
+		}
+		return false
+	}
+	key := b.Source.Key()
+	_, ok := lost[key]
+	return ok && b.SourceOID != "" && !strings.EqualFold(b.SourceOID, x.identities[key].oid)
 }
 
 // UpdateBindings takes an update of the store's bindings.

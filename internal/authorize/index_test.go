@@ -63,13 +63,9 @@ var start = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 func empty() *world {
 	w := &world{now: start}
 	w.Index = authorize.NewIndex(authorize.Config{
-		Now:    func() time.Time { return w.now },
-		Ranges: func(ranges []string) (authorize.Set, error) { return new(addresses.Tags).Set(ranges) },
-		Revoked: func(uid, cause string) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.revoked = append(w.revoked, uid+": "+cause)
-		},
+		Now:     w.Now,
+		Ranges:  func(ranges []string) (authorize.Set, error) { return new(addresses.Tags).Set(ranges) },
+		Revoked: w.Revoked,
 		ClusterGone: func(uid string, generation int64) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -77,6 +73,14 @@ func empty() *world {
 		},
 	})
 	return w
+}
+
+func (w *world) Now() time.Time { return w.now }
+
+func (w *world) Revoked(uid, cause string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.revoked = append(w.revoked, uid+": "+cause)
 }
 
 // loaded has cluster c1 and the given bindings.

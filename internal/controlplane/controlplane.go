@@ -48,6 +48,10 @@ type Config struct {
 	// BindingLimit is the most bindings a cluster may have; default 8, as AKS,
 	// and at most 40: a cluster goes with its bindings in one transaction.
 	BindingLimit int
+	// PreviewRoleBindings serves the preview API of 2022, azureResourceRoleBindings,
+	// by which a cluster's owner can consent to every resource of a type in the
+	// subscription. Without it such bindings that there are do not serve.
+	PreviewRoleBindings bool
 	// RequireKnownSources refuses bindings whose source is not in the
 	// embedded directory. Without it such a source is taken to be a resource
 	// of the real cloud, whose object id nobody here can pin.
@@ -211,8 +215,8 @@ func (c *ControlPlane) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	fail := make(chan error, 4)
-	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones, c.followOperations} {
+	fail := make(chan error, 5)
+	for _, follow := range []func(context.Context) error{c.followClusters, c.followBindings, c.followTombstones, c.followResources, c.followOperations} {
 		wg.Go(func() { fail <- follow(ctx) })
 	}
 	wg.Go(func() { c.removeGroups(ctx) })

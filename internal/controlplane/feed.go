@@ -242,6 +242,12 @@ func (c *ControlPlane) desired(ctx context.Context, p Peer, notBefore int64) (ac
 		b := item.Value
 		want := access.DesiredBinding{Name: b.Name(), UID: b.UID, Generation: b.Generation, Retired: b.Applied.Retired, Source: b.Source, Roles: []access.Role{}}
 		want.Locked, want.ExpiresOn = access.Combine(cluster.Value.Policy, b.Policy)
+		if b.Wide() {
+			if want.Sources, err = c.sourcesOf(ctx, b); err != nil {
+				return access.Desired{}, err
+			}
+			want.Locked = want.Locked || !c.cfg.PreviewRoleBindings
+		}
 		for _, name := range b.Roles {
 			role, ok := access.FindRole(c.cfg.Catalogue, name)
 			if !ok {
@@ -256,4 +262,20 @@ func (c *ControlPlane) desired(ctx context.Context, p Peer, notBefore int64) (ac
 		d.Tombstones = append(d.Tombstones, item.Value)
 	}
 	return d, nil
+}
+
+// sourcesOf lists the resources that may act by a binding that is for all of a
+// type.
+func (c *ControlPlane) sourcesOf(ctx context.Context, b access.RoleBinding) ([]access.ResourceID, error) {
+	items, _, err := c.store.Resources.List(ctx, b.Source.Key()+"/")
+	if err != nil {
+		return nil, err
+	}
+	var sources []access.ResourceID
+	for _, item := range items {
+		if item.Value.Identity != nil && b.ConsentsTo(item.Value.ID) {
+			sources = append(sources, item.Value.ID)
+		}
+	}
+	return sources, nil
 }

@@ -25,6 +25,11 @@ func (f *fixture) fill() {
 	f.want(201, "PUT", vault+"/backupPolicies/p"+version, `{}`)
 	f.want(201, "PUT", binding+version, consentV)
 	f.want(201, "PUT", cluster+"/trustedAccessRoleBindings/b2"+version, consentV)
+	for i, scope := range []string{group, vault} {
+		a := access.RoleAssignment{Name: fmt.Sprintf("00000000-0000-0000-0000-00000000000%d", i), Scope: id(f.t, scope), Role: "reader", TenantID: tenantID, PrincipalID: callers()["stranger"].ObjectID}
+		_, err := f.store.RoleAssignments.Put(f.t.Context(), a, 0)
+		must(f.t, err)
+	}
 }
 
 // awaitResult polls a Location, woken by the store's watch, until it is not
@@ -63,6 +68,11 @@ func (f *fixture) left() (left []string) {
 	resources, _, err := f.store.Resources.List(f.t.Context(), within)
 	must(f.t, err)
 	for _, item := range resources {
+		left = append(left, item.Key)
+	}
+	assignments, _, err := f.store.RoleAssignments.List(f.t.Context(), within)
+	must(f.t, err)
+	for _, item := range assignments {
 		left = append(left, item.Key)
 	}
 	uids, _, err := f.store.ResourceUIDs.List(f.t.Context(), "")

@@ -22,11 +22,12 @@ type feeds struct {
 	asOf  [kinds]time.Time                  // see proven
 }
 
-// The three kinds that a feed is made of.
+// The kinds that a feed is made of.
 const (
 	clusterKind = iota
 	bindingKind
 	tombstoneKind
+	resourceKind
 	kinds
 )
 
@@ -163,7 +164,7 @@ func (f *feeds) prove(kind int, asOf time.Time) {
 }
 
 // proven is the moment up to which a feed that is not awake missed nothing: the
-// oldest of the three.
+// oldest of them.
 func (f *feeds) proven() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -172,10 +173,19 @@ func (f *feeds) proven() time.Time {
 
 // wake tells the feeds of a cluster, or of all with "", to read again.
 func (f *feeds) wake(key string) {
+	f.wakeIf(func(k string) bool { return key == "" || key == k })
+}
+
+// wakeBelow tells the feeds of all clusters whose key begins so.
+func (f *feeds) wakeBelow(prefix string) {
+	f.wakeIf(func(k string) bool { return strings.HasPrefix(k, prefix) })
+}
+
+func (f *feeds) wakeIf(is func(key string) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for k, chans := range f.wakes {
-		if key != "" && key != k {
+		if !is(k) {
 			continue
 		}
 		for ch := range chans {
@@ -187,7 +197,7 @@ func (f *feeds) wake(key string) {
 	}
 }
 
-// The three kinds that a feed is made of are followed once for all feeds. What
+// The kinds that a feed is made of are followed once for all feeds. What
 // is gone is forgotten before its feeds are woken, and only then is it proven
 // that they were.
 
@@ -218,6 +228,31 @@ func (c *ControlPlane) followTombstones(ctx context.Context) error {
 		wakeFor(c.feeds, u, parentOf(1))
 		c.feeds.prove(tombstoneKind, u.AsOf)
 	})
+}
+
+// followResources wakes the feeds of the subscription's clusters: a binding may
+// be for all resources of a type.
+func (c *ControlPlane) followResources(ctx context.Context) error {
+	return c.store.Resources.Follow(ctx, "", func(u store.Update[access.Resource]) {
+		if c.cfg.PreviewRoleBindings {
+			for _, item := range u.Changed {
+				c.feeds.wakeBelow(sameSubscription(item.Key))
+			}
+			for _, key := range u.Deleted {
+				c.feeds.wakeBelow(sameSubscription(key))
+			}
+			if u.Reset {
+				c.feeds.wake("")
+			}
+		}
+		c.feeds.prove(resourceKind, u.AsOf)
+	})
+}
+
+// sameSubscription is the beginning of the keys of all that is in the same
+// subscription as a resource.
+func sameSubscription(key string) string {
+	return strings.Join(strings.SplitN(key, "/", 4)[:3], "/") + "/"
 }
 
 func wakeFor[T any](f *feeds, u store.Update[T], cluster func(key string) string) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/sallyport/sallyport/access"
@@ -58,6 +59,8 @@ type consent struct {
 	source access.ResourceID
 	roles  []string
 	policy *access.Policy // of a binding that is created with one; else nil
+	// wide lets the source be the subscription. Only the preview API sets it.
+	wide bool
 }
 
 // readConsent parses and checks what the body alone can tell.
@@ -81,9 +84,9 @@ func (q *request) readConsent() (consent, error) {
 	if p.SourceResourceID == "" {
 		return consent{}, arm.InvalidParameter("properties.sourceResourceId", "it is required: the resource id of the source, such as '/subscriptions/{id}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices/workspaces/{name}'.")
 	}
-	source, err := access.ParseResourceID(p.SourceResourceID)
+	source, err := q.checkSource("properties.sourceResourceId", p.SourceResourceID)
 	if err != nil {
-		return consent{}, arm.InvalidParameter("properties.sourceResourceId", "%s.", access.Message(err))
+		return consent{}, err
 	}
 	for _, role := range p.Roles {
 		for i := range len(role) {
@@ -92,14 +95,7 @@ func (q *request) readConsent() (consent, error) {
 			}
 		}
 	}
-	switch {
-	case source.Type() == "":
-		err = arm.InvalidParameter("properties.sourceResourceId", "'%s' is not a resource; a subscription or resource group cannot be a source.", source)
-	case source.IsType(access.UserAssignedType):
-		err = arm.InvalidParameter("properties.sourceResourceId", "'%s' is a user-assigned identity; a source acts with its own system-assigned identity, so name the resource.", source)
-	case !strings.EqualFold(source.Subscription(), q.vars["subscription"]):
-		err = arm.InvalidParameter("properties.sourceResourceId", "'%s' is in subscription '%s'; a source must be in the cluster's subscription, '%s'.", source, source.Subscription(), q.vars["subscription"])
-	default:
+	if !source.IsSubscription() { // see planConsent
 		err = access.CheckRoles(q.c.cfg.Catalogue, source, p.Roles)
 	}
 	want := consent{source: source, roles: p.Roles}
@@ -113,6 +109,23 @@ func (q *request) readConsent() (consent, error) {
 	return want, err
 }
 
+// checkSource parses the id of a source, as a field of the body has it, and
+// refuses what can be none. The cluster's own subscription passes.
+func (q *request) checkSource(field, text string) (access.ResourceID, error) {
+	source, err := access.ParseResourceID(text)
+	switch {
+	case err != nil:
+		err = arm.InvalidParameter(field, "%s.", access.Message(err))
+	case source.Type() == "" && !source.IsSubscription():
+		err = arm.InvalidParameter(field, "'%s' is not a resource; a subscription or resource group cannot be a source.", source)
+	case source.IsType(access.UserAssignedType):
+		err = arm.InvalidParameter(field, "'%s' is a user-assigned identity; a source acts with its own system-assigned identity, so name the resource.", source)
+	case !strings.EqualFold(source.Subscription(), q.vars["subscription"]):
+		err = arm.InvalidParameter(field, "'%s' is in subscription '%s'; a source must be in the cluster's subscription, '%s'.", source, source.Subscription(), q.vars["subscription"])
+	}
+	return source, err
+}
+
 // putBinding takes an owner's consent. The reply is 201 in both cases and
 // says Updating, whatever comes next (spec/trusted-access.md 2.1).
 func (c *ControlPlane) putBinding(ctx context.Context, q *request) (reply, error) {
@@ -123,16 +136,25 @@ func (c *ControlPlane) putBinding(ctx context.Context, q *request) (reply, error
 	if err != nil {
 		return reply{}, err
 	}
-	if q.caller.Is(want.source) {
-		return reply{}, q.forbidden()
-	}
-	// Nobody gives to a source what he cannot even see (checklist, item 27).
-	if err := q.requireLinked(ctx, readAction(want.source), want.source); err != nil {
+	written, op, err := c.consent(ctx, q, want)
+	if err != nil {
 		return reply{}, err
 	}
+	return reply{status: http.StatusCreated, body: arm.NewRoleBinding(written), header: map[string]string{
+		"Azure-AsyncOperation": arm.OperationURL(q.http, op),
+		"Retry-After":          pollAfter,
+	}}, nil
+}
+
+// consent records and writes what an owner consents to, and returns it as it is
+// answered, with its operation.
+func (c *ControlPlane) consent(ctx context.Context, q *request, want consent) (access.RoleBinding, access.Operation, error) {
 	var written access.RoleBinding
 	var op access.Operation
-	err = retry(ctx, func() error {
+	if err := q.checkConsenter(ctx, want); err != nil {
+		return written, op, err
+	}
+	err := retry(ctx, func() error {
 		plan, err := c.planConsent(ctx, q, want)
 		if err != nil {
 			return err
@@ -149,14 +171,41 @@ func (c *ControlPlane) putBinding(ctx context.Context, q *request) (reply, error
 		_, err = q.commit(ctx, plan.changes...)
 		return err
 	})
-	if err != nil {
-		return reply{}, err
-	}
 	written.State = access.Updating
-	return reply{status: http.StatusCreated, body: arm.NewRoleBinding(written), header: map[string]string{
-		"Azure-AsyncOperation": arm.OperationURL(q.http, op),
-		"Retry-After":          pollAfter,
-	}}, nil
+	return written, op, err
+}
+
+// checkConsenter refuses the source itself, and a caller who may not even see
+// what he would give to: nobody gives to a source that he cannot read
+// (checklist, item 27). To all of a type, he must be able to read all of it.
+func (q *request) checkConsenter(ctx context.Context, want consent) error {
+	action, b := readAction(want.source), access.RoleBinding{Source: want.source, Roles: want.roles}
+	itself := q.caller.Is(want.source)
+	if b.Wide() && len(want.roles) == 1 {
+		itself = b.ConsentsTo(q.caller.Resource) || b.ConsentsTo(q.caller.UsedBy)
+		action = want.roles[0][:strings.LastIndexByte(want.roles[0], '/')+1] + "read"
+	}
+	if itself {
+		return q.forbidden()
+	}
+	return q.requireLinked(ctx, action, want.source)
+}
+
+// checkWide refuses consent to a whole subscription but by the preview API, and
+// an unchanged repetition of it, which is what clients write back that know
+// only the current one.
+func checkWide(old access.RoleBinding, isNew bool, want consent) error {
+	if want.wide || !want.source.IsSubscription() || !isNew && old.Source.Equal(want.source) && len(lackingRoles(old.Roles, want.roles)) == 0 && len(want.roles) == len(old.Roles) {
+		return nil
+	}
+	return arm.InvalidParameter("properties.sourceResourceId", "'%s' is not a resource; a subscription or resource group cannot be a source.", want.source)
+}
+
+// lackingRoles are the roles of want that are not in have.
+func lackingRoles(have, want []string) []string {
+	return slices.DeleteFunc(slices.Clone(want), func(role string) bool {
+		return slices.ContainsFunc(have, func(h string) bool { return strings.EqualFold(h, role) })
+	})
 }
 
 // plan is a write and all the conditions it rests on.
@@ -170,6 +219,9 @@ func (c *ControlPlane) planConsent(ctx context.Context, q *request, want consent
 	cluster, old, err := q.binding(ctx)
 	isNew := isBindingNotFound(err)
 	if err != nil && !isNew {
+		return plan{}, err
+	}
+	if err := checkWide(old.Value, isNew, want); err != nil {
 		return plan{}, err
 	}
 	oid, changes, err := c.pinSource(ctx, want.source)
@@ -264,6 +316,9 @@ func checkSamePolicy(b access.RoleBinding, policy *access.Policy) error {
 // pinSource returns the object id of a source that the directory knows, and
 // the condition that this is still so when the binding is written.
 func (c *ControlPlane) pinSource(ctx context.Context, source access.ResourceID) (string, []store.Change, error) {
+	if source.IsSubscription() { // each of its resources is held against the directory when it acts
+		return "", nil, nil
+	}
 	item, err := c.store.Resources.Get(ctx, source.Key())
 	switch {
 	case errors.Is(err, access.ErrNotFound) && c.cfg.RequireKnownSources:

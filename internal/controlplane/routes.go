@@ -134,6 +134,11 @@ func (c *ControlPlane) table() []route {
 		{del, binding, owner, c.deleteBinding},
 		{get, binding + ours + "/status/default", owner, c.getBindingStatus},
 
+		{get, cluster + "/azureResourceRoleBindings", owner, c.listAzureBindings},
+		{get, cluster + "/azureResourceRoleBindings/{binding}", owner, c.getAzureBinding},
+		{put, cluster + "/azureResourceRoleBindings/{binding}", owner, c.putAzureBinding},
+		{del, cluster + "/azureResourceRoleBindings/{binding}", owner, c.deleteAzureBinding},
+
 		{get, cluster + policy, owner, c.getPolicy},
 		{put, cluster + policy, owner, c.putPolicy},
 		{del, cluster + policy, owner, c.deletePolicy},

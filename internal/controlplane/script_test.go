@@ -10,9 +10,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/sallyport/sallyport/internal/controlplane"
 )
 
-// TestScripts runs testdata/*.txt, each on a control plane of its own.
+// TestScripts runs testdata/*.txt, each on a control plane of its own; those
+// named preview*.txt with the preview API on.
 //
 //	as CALLER                 owner, stranger, operator, source, twin or nobody
 //	METHOD URL                a request; lines that begin with > are its body
@@ -37,7 +40,8 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			must(t, err)
-			s := &script{fixture: newFixture(t, nil), caller: "owner", vars: map[string]string{
+			preview := strings.HasPrefix(filepath.Base(file), "preview")
+			s := &script{fixture: newFixture(t, func(cfg *controlplane.Config) { cfg.PreviewRoleBindings = preview }), caller: "owner", vars: map[string]string{
 				"SUB": sub, "CLUSTER": cluster, "BINDING": binding, "VAULT": vault, "V": "api-version=2025-10-01", "OTHER": otherSub,
 			}}
 			s.run(strings.Split(string(text), "\n"), file)

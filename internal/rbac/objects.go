@@ -132,7 +132,12 @@ func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.Policy
 	for _, b := range admitted {
 		users = append(users, access.User(prefix, b.Name))
 		uids = append(uids, b.UID)
-		sources = append(sources, b.Source.String())
+		for _, source := range b.Actors() {
+			sources = append(sources, source.String())
+		}
+	}
+	if len(sources) == 0 { // a binding for all of a type, of which there are none: nobody claims to be this
+		sources = append(sources, admitted[0].Source.String())
 	}
 	rule := func(group, resource string, names []string) rbacv1.PolicyRule {
 		slices.Sort(names)
@@ -152,12 +157,13 @@ func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.Policy
 const extrasGroup = "authentication.k8s.io"
 
 // admits reports whether rules let the proxy be all of b: its user, its uid
-// and its source.
+// and a source of it. That new sources of a binding have none yet is no reason
+// to take it away from the others.
 func admits(rules []rbacv1.PolicyRule, prefix string, b access.DesiredBinding) bool {
 	for _, want := range proxyRules(prefix, []access.DesiredBinding{b}) {
 		if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
 			return slices.Equal(r.APIGroups, want.APIGroups) && slices.Equal(r.Resources, want.Resources) &&
-				slices.Contains(r.Verbs, "impersonate") && slices.Contains(r.ResourceNames, want.ResourceNames[0])
+				slices.Contains(r.Verbs, "impersonate") && slices.ContainsFunc(want.ResourceNames, func(name string) bool { return slices.Contains(r.ResourceNames, name) })
 		}) {
 			return false
 		}
