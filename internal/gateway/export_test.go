@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"io"
+	"net/http"
 	"net/url"
 
 	"github.com/sallyport/sallyport/access"
@@ -20,4 +22,11 @@ func (g *Gateway) Shares() int {
 	g.throttle.mu.Lock()
 	defer g.throttle.mu.Unlock()
 	return len(g.throttle.shares)
+}
+
+// NewUpload returns the body of a request that is answered on w, and what is
+// called when the answer is there.
+func NewUpload(body io.ReadCloser, size int64, first bool, w http.ResponseWriter) (_ io.ReadCloser, hurry func()) {
+	u := &upload{ReadCloser: body, size: size, first: first, conn: http.NewResponseController(w)}
+	return u, u.hurry
 }

@@ -3,11 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/netip"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,7 +25,7 @@ type observed struct {
 	cause  error // why the request was cut, if it was
 
 	began, sent, answered time.Time
-	received              atomic.Int64 // read by the transport, which may outlive the answer
+	body                  *upload // nil for a request without one
 	leave                 func()
 
 	whole, forward telemetry.Span
@@ -46,7 +44,8 @@ func (g *Gateway) observe(answer *recorder, r *http.Request, requestID string) (
 	}
 	if r.Body != nil && r.Body != http.NoBody {
 		out := *r
-		out.Body, r = counted{r.Body, &o.received}, &out
+		o.body = &upload{ReadCloser: r.Body, size: r.ContentLength, first: r.ProtoMajor == 1, conn: http.NewResponseController(answer)}
+		out.Body, r = o.body, &out
 	}
 	return r, o
 }
@@ -87,7 +86,7 @@ func (o *observed) end() {
 	}
 	m.requests.WithLabelValues(code, o.labels.verb, o.labels.class).Inc()
 	m.bytes.WithLabelValues("sent").Add(float64(o.answer.bytes - o.answer.received))
-	m.bytes.WithLabelValues("received").Add(float64(o.answer.received + o.received.Load()))
+	m.bytes.WithLabelValues("received").Add(float64(o.answer.received + o.body.received()))
 	if !o.answered.IsZero() {
 		m.admission.Observe(o.sent.Sub(o.began).Seconds())
 		m.cluster.Observe(o.answered.Sub(o.sent).Seconds())
@@ -149,18 +148,6 @@ func (t timed) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil {
 		o.answered = o.g.cfg.Now()
 	}
+	o.body.hurry()
 	return resp, err
-}
-
-// counted counts the bytes of a request's body.
-type counted struct {
-	io.ReadCloser
-	n *atomic.Int64
-}
-
-// Read implements [io.Reader].
-func (c counted) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.n.Add(int64(n))
-	return n, err
 }
