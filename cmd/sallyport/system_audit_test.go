@@ -63,6 +63,10 @@ func TestSystemAudit(t *testing.T) {
 	if decision.Source != ml.id || decision.Binding != "ml" || decision.BindingUID != uid || !strings.EqualFold(decision.Cluster, cluster) {
 		t.Errorf("the decision says %+v", decision)
 	}
+	if decision.Verb != "create" || decision.Resource != "services" || decision.Namespace != "default" || len(decision.Roles) != 1 || decision.Roles[0] != mlworkload ||
+		decision.Remote != "127.0.0.1" || decision.Allowed == nil || !*decision.Allowed || complete.Duration <= 0 {
+		t.Errorf("the decision %+v or the completion %+v lacks what was done, by which roles, from where, how long", decision, complete)
+	}
 	if refusal.Source != stranger.id || !strings.Contains(refusal.Reason, "no trusted access role binding") {
 		t.Errorf("the refusal says %+v", refusal)
 	}

@@ -136,6 +136,7 @@ type liveKubectl struct {
 	what           string
 	stdin          io.WriteCloser
 	stdout, stderr buffer
+	kill           context.CancelFunc // as SIGKILL does
 	done           chan struct{}
 	code           int // valid after done
 }
@@ -148,7 +149,7 @@ func (s *bound) live(what string, args ...string) *liveKubectl {
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &liveKubectl{s: s, what: what, done: make(chan struct{})}
+	k := &liveKubectl{s: s, what: what, kill: cancel, done: make(chan struct{})}
 	cmd := exec.CommandContext(ctx, path, append([]string{"--kubeconfig", s.kubeconfig, "--cache-dir", s.t.TempDir()}, args...)...)
 	cmd.Stdout, cmd.Stderr = &k.stdout, &k.stderr
 	if k.stdin, err = cmd.StdinPipe(); err != nil {

@@ -37,6 +37,8 @@ func TestSystemClientGo(t *testing.T) {
 	t.Run("cancelled watch", func(t *testing.T) { s.testCancelledWatch(t, gated) })
 	t.Run("leader election", func(t *testing.T) { s.testLeaderElection(t, gated) })
 	t.Run("informer", func(t *testing.T) { s.testInformer(t, gated) })
+	t.Run("withdrawn and given again", func(t *testing.T) { s.testGivenAgain(t, gated) })
+	t.Run("deadline", func(t *testing.T) { s.testDeadline(t, gated) })
 }
 
 func configMap(name string) *corev1.ConfigMap {

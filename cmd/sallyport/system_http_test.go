@@ -103,6 +103,8 @@ func httpExchanges(namespace, version string) []httpExchange {
 		{name: "bad JSON", method: "POST", path: maps, body: "{", header: map[string]string{"Content-Type": jsonType}, status: 400},
 		{name: "unknown field", method: "POST", path: maps + "?dryRun=All&fieldValidation=Warn", body: strings.Replace(body, `"kind"`, `"knd":1,"kind"`, 1), header: map[string]string{"Content-Type": jsonType}, status: 409},
 		{name: "too large", method: "POST", path: maps, body: strings.Repeat(" ", 3<<20) + body, header: map[string]string{"Content-Type": jsonType}, status: 413},
+		{name: "as large as may be", method: "POST", path: maps, body: strings.Repeat(" ", 3<<20-len(body)) + body, header: map[string]string{"Content-Type": jsonType}, status: 409},
+		{name: "64 KiB of headers", method: "GET", path: maps + "/big-00", header: map[string]string{"User-Agent": strings.Repeat("a", 32<<10), "Accept": "application/json, " + strings.Repeat("text/plain;q=0.1, ", 1800) + "*/*;q=0"}, status: 200, atLeast: 50_000},
 		{name: "method", method: "PUT", path: maps, body: body, header: map[string]string{"Content-Type": jsonType}, status: 405},
 		{name: "no such object", method: "GET", path: maps + "/none", status: 404},
 		{name: "no such API", method: "GET", path: "/apis/none.example.com/v1/things", status: 404},

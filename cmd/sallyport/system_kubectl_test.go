@@ -8,12 +8,13 @@ import (
 	"github.com/sallyport/sallyport/internal/idp"
 )
 
-// TestSystemKubectl runs scripts that a user could type, through the gateway and
-// straight against the API server: both must print the same.
+// TestSystemKubectl runs scripts that a user could type, with kubectl and Helm,
+// through the gateway and straight against the API server: both must print the
+// same.
 func TestSystemKubectl(t *testing.T) {
 	s := newBound(t)
 	ways := s.ways()
-	for _, c := range slices.Concat(kubectlReads(), kubectlWrites(), kubectlWorkloads()) {
+	for _, c := range slices.Concat(kubectlReads(), kubectlWrites(), kubectlWorkloads(), helmReleases()) {
 		t.Run(c.name, func(t *testing.T) { bothWays(t, ways, c.script, c.says...) })
 	}
 	t.Run("verbose", func(t *testing.T) { s.testVerbose(t, ways[0]) })
@@ -206,6 +207,42 @@ func kubectlWorkloads() []kubectlScript {
 			kubectl delete pod once idle --grace-period=0 --force`,
 			[]string{"pod/once created", "condition met", "\nhello\n", "container other is not valid", "typed in", "code 7", "Metrics API not available", "\n1\n"}},
 	}
+}
+
+// helmReleases installs what people install, by Helm.
+func helmReleases() []kubectlScript {
+	return []kubectlScript{{"helm", `
+		mkdir -p web/templates
+		printf 'apiVersion: v2\nname: web\nversion: 1.2.3\n' >web/Chart.yaml
+		printf 'replicas: 1\n' >web/values.yaml
+		cat >web/templates/all.yaml <<-.
+			apiVersion: v1
+			kind: ConfigMap
+			metadata: {name: {{ .Release.Name }}-config}
+			data: {revision: "{{ .Release.Revision }}"}
+			---
+			apiVersion: apps/v1
+			kind: Deployment
+			metadata: {name: {{ .Release.Name }}}
+			spec:
+			  replicas: {{ .Values.replicas }}
+			  selector: {matchLabels: {app: web}}
+			  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: none}]}}
+		.
+		helm install demo ./web -n $NS; echo "code $?"
+		kubectl get deploy,cm demo demo-config -o name --ignore-not-found
+		helm upgrade demo ./web -n $NS --set replicas=3; echo "code $?"
+		kubectl get deploy demo -o jsonpath='{.spec.replicas}'
+		helm history demo -n $NS
+		helm get manifest demo -n $NS
+		helm rollback demo 1 -n $NS; echo "code $?"
+		kubectl get deploy demo -o jsonpath='{.spec.replicas}'
+		helm list -n $NS
+		helm install demo ./web -n $NS; echo "code $?"
+		helm uninstall demo -n $NS; echo "code $?"
+		kubectl get deploy,cm -l app.kubernetes.io/managed-by=Helm -o name`,
+		[]string{"STATUS: deployed", "deployment.apps/demo\n", "replicas: 3", "Rollback was a success", "cannot reuse a name that is still in use", "release \"demo\" uninstalled", "code 0", "code 1"},
+	}}
 }
 
 // testVerbose has kubectl say all it does. Its token is in none of that, and in

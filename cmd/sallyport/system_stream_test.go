@@ -33,6 +33,7 @@ func TestSystemStreams(t *testing.T) {
 		t.Run("client-go exec "+p.name, func(t *testing.T) { s.testExec(t, p) })
 		t.Run("stalled "+p.name, func(t *testing.T) { s.testStalled(t, p) })
 		t.Run("refused "+p.name, func(t *testing.T) { s.testRefused(t, p) })
+		t.Run("aborted "+p.name, func(t *testing.T) { s.testAborted(t, p) })
 	}
 	t.Run("upgrade paths", s.testUpgradePaths)
 	t.Run("unread input", s.testUnread)
@@ -179,6 +180,23 @@ func (s *streaming) testStalled(t *testing.T, p streamProtocol) {
 		t.Errorf("the stalled exec gave %d bytes of %d in the end: %v", reader.n, size, err)
 	}
 	t.Logf("%d GETs beside a stalled exec, the slowest took %s", gets, worst.Round(time.Millisecond))
+}
+
+// testAborted kills kubectl in the middle of an exec: the process in the pod
+// loses its input, and the API server is done with it.
+func (s *streaming) testAborted(t *testing.T, p streamProtocol) {
+	p.kubectl(t)
+	command, ended := echo(t)
+	k := s.live("exec over "+p.name, append([]string{"exec", "-i", "idle", "--"}, command...)...)
+	k.shows("ready\n")
+	k.kill()
+	k.ends()
+	s.inputEnded("the exec whose kubectl was killed", ended)
+	r := s.exchange(t, "/pods/idle/exec")
+	s.await("the API server is done with it", func() bool { return s.kubeCompleted(r.ID) })
+	if r.Subresource != "exec" || r.Resource != "pods" || r.Namespace != "default" || r.Name != "idle" || r.Status != http.StatusSwitchingProtocols {
+		t.Errorf("recorded as %+v", r)
+	}
 }
 
 // testUnread has commands end while their input still comes. The end of the

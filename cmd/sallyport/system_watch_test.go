@@ -197,3 +197,100 @@ func (s *bound) testInformer(t *testing.T, w *way) {
 	create("watched")
 	s.await("the informer watches again", has("during", "meanwhile", "watched"))
 }
+
+// testGivenAgain withdraws the consent under an informer and a leader, and gives
+// it again: the one catches up, and the other leads on, by themselves.
+func (s *bound) testGivenAgain(t *testing.T, w *way) {
+	maps := s.kube.admin.CoreV1().ConfigMaps(w.namespace)
+	create := func(name string) {
+		t.Helper()
+		c := configMap(name)
+		c.Labels["test"] = "again"
+		if _, err := maps.Create(t.Context(), c, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	factory := informers.NewSharedInformerFactoryWithOptions(w.client, 0, informers.WithNamespace(w.namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = "test=again" }))
+	lister := factory.Core().V1().ConfigMaps().Lister()
+	count := func() int {
+		list, err := lister.List(labels.Everything())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta: metav1.ObjectMeta{Name: "again", Namespace: w.namespace}, Client: w.client.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: "one"},
+		},
+		LeaseDuration: time.Hour, RenewDeadline: 50 * time.Minute, RetryPeriod: 200 * time.Millisecond,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(context.Context) {},
+			OnStoppedLeading: func() {
+				if ctx.Err() == nil {
+					t.Error("the leader gave up")
+				}
+			},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var electing sync.WaitGroup
+	electing.Go(func() { elector.Run(ctx) })
+	defer func() {
+		cancel()
+		electing.Wait()
+		factory.Shutdown()
+	}()
+	renewed := func() time.Time {
+		lease, err := s.kube.admin.CoordinationV1().Leases(w.namespace).Get(t.Context(), "again", metav1.GetOptions{})
+		if err != nil || lease.Spec.RenewTime == nil {
+			return time.Time{}
+		}
+		return lease.Spec.RenewTime.Time
+	}
+	create("again-before")
+	factory.Start(ctx.Done())
+	s.await("the informer has its list", func() bool { return count() == 1 })
+	s.await("it leads", elector.IsLeader)
+
+	s.must("rolebinding", "delete", "--cluster-name", "private", "-n", "ml", "--yes")
+	if _, err := w.client.CoreV1().ConfigMaps(w.namespace).List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("without consent: %v", err)
+	}
+	create("again-meanwhile")
+	before := renewed()
+	s.bind("private", "ml", s.ml.id, inference)
+	took := s.await("the informer has caught up", func() bool { return count() == 2 })
+	s.await("the leader renews its lease", func() bool { return renewed().After(before) })
+	t.Logf("the informer caught up %s after consent was given again", took.Round(time.Millisecond))
+}
+
+// testDeadline has requests whose clients wait only so long: the API server is
+// done with them when the client is, and heeds a limit that the request names.
+func (s *bound) testDeadline(t *testing.T, w *way) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	events, err := w.client.CoreV1().Secrets(w.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=deadline"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range events.ResultChan() { // until the deadline
+	}
+	r := s.exchange(t, "/namespaces/"+w.namespace+"/secrets")
+	s.await("the API server is done with it", func() bool { return s.kubeCompleted(r.ID) })
+	if r.Reason != context.Canceled.Error() || r.Duration < 500*time.Millisecond {
+		t.Errorf("recorded as %+v", r)
+	}
+
+	_, stderr, err := kubectl(t, w.kubeconfig, "", "get", "secrets", "--watch", "--request-timeout=1s")
+	r = s.exchange(t, "/namespaces/"+w.namespace+"/secrets")
+	s.await("the API server is done with it", func() bool { return s.kubeCompleted(r.ID) })
+	if r.Verb != "watch" {
+		t.Errorf("kubectl --request-timeout ended with %v, %s, and its last request is recorded as %+v", err, stderr, r)
+	}
+}

@@ -129,6 +129,8 @@ func (w *way) incidental() []struct{ find, put string } {
 		{`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`, "UID"},
 		{`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`, "TIME"},
 		{`\w{3}, \d\d \w{3} \d{4} [\d:]{8} \+0000`, "TIME"},
+		{`\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}`, "TIME"}, // Helm's, of which it has two
+		{`\d{4}-\d\d-\d\d [\d:]{8}\.\d+ \+0000 UTC`, "TIME"},
 		{`resourceVersion: "\d+"`, `resourceVersion: "N"`},
 		{`"resourceVersion": ?"\d+"`, `"resourceVersion":"N"`},
 		{`\b(\d+(ms|s|m))+\b`, "AGE"},
