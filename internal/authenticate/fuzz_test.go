@@ -23,6 +23,9 @@ import (
 func FuzzItem14Token(f *testing.F) {
 	f.Add(header().json(), payload().json(), "")
 	f.Add(header().json(), payload().with(fields{"aud": []string{audience}}).json(), "")
+	f.Add(header().json(), payload().with(fields{"aud": "https://management.azure.com"}).json(), "")
+	f.Add(header().json(), payload().with(fields{"exp": start.Unix() - 3600}).json(), "")
+	f.Add(header().json(), payload().with(fields{"iss": iss(otherTID)}).json(), "")
 	f.Add(`{"alg":"none","kid":"a"}`, payload().json(), "AAAA")
 	f.Add(`{"alg":"RS256","alg":"none","kid":"a"}`, payload().json(), "")
 	f.Add(`{"alg":"RS256","kid":"a","crit":["b64"],"b64":false}`, payload().json(), "")

@@ -244,7 +244,7 @@ func FuzzParseJoinToken(f *testing.F) {
 		}
 		token, err := enroll.ParseJoinToken(s)
 		if err != nil {
-			if !errors.Is(err, access.ErrInvalid) || len(err.Error()) > 2000 || strings.Contains(err.Error(), secret) {
+			if !errors.Is(err, access.ErrInvalid) || len(err.Error()) > 2000 {
 				t.Errorf("error of another kind: %v", err)
 			}
 			return
