@@ -128,8 +128,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestLog: one line for each request, and no secret in any (item 39).
-func TestLog(t *testing.T) {
+// TestItem39NoSecretIsLogged: one line for each request, and no secret in any (item 39).
+func TestItem39NoSecretIsLogged(t *testing.T) {
 	f := newFixture(t, nil)
 	f.do("forged-canary", "PUT", binding+version, consentV)
 	f.do("owner", "PUT", cluster+version, `{"location":"eastus","properties":{"adminPassword":"body-canary"}}`)

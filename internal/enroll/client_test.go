@@ -67,7 +67,7 @@ func TestAgentConnects(t *testing.T) {
 	})
 }
 
-func TestAgentRefused(t *testing.T) {
+func TestItem20AgentRefused(t *testing.T) {
 	g := newGateway(t)
 	g.mustEnrol(t)
 	good := func(t *testing.T) *tls.Config {

@@ -58,7 +58,7 @@ func TestManifestText(t *testing.T) {
 	}
 }
 
-func TestManifestOptions(t *testing.T) {
+func TestItem25ManifestOptions(t *testing.T) {
 	role := func(rule access.Rule) access.Role {
 		return access.Role{SourceResourceType: "A.B/c", Name: "r", Rules: []access.Rule{rule}}
 	}
