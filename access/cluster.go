@@ -26,6 +26,8 @@ type Cluster struct {
 	AgentIssuer string    `json:"agentIssuer,omitempty"`
 	AgentKeys   []byte    `json:"agentKeys,omitempty"`
 	Created     time.Time `json:"created"`
+	// Uses are the user-assigned identities that a client gave it, to be read back.
+	Uses []UsedIdentity `json:"uses,omitempty"`
 	// Policy bounds the access of all bindings of the cluster.
 	Policy Policy `json:"policy,omitzero"`
 	// Document is the body as a client wrote it, less write-only fields.

@@ -48,7 +48,7 @@ func NewExtension(e access.Extension, state string) (Document, error) {
 				"lastModifiedBy": e.Changed.ObjectID, "lastModifiedAt": FormatTime(e.Changed.At),
 			}},
 		},
-		rest: withIdentity(rest, "", nil),
+		rest: withIdentity(rest, "", nil, nil),
 	}, nil
 }
 

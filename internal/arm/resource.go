@@ -208,7 +208,7 @@ func NewCluster(c access.Cluster, shown ShownCluster) (Document, error) {
 			{"location", c.Location},
 			{"eTag", ClusterETag(c)},
 		},
-		rest: withIdentity(rest, c.TenantID, nil),
+		rest: withIdentity(rest, c.TenantID, nil, c.Uses),
 	}, nil
 }
 
@@ -237,22 +237,37 @@ func NewResource(r access.Resource) (Document, error) {
 	if err != nil {
 		return Document{}, err
 	}
-	properties(rest)["provisioningState"] = "Succeeded"
+	p := properties(rest)
+	if r.ID.IsType(access.UserAssignedType) && r.Identity != nil {
+		delete(rest, "identity")
+		p["tenantId"], p["principalId"], p["clientId"] = r.TenantID, r.Identity.ObjectID, r.Identity.AppID
+		r.Identity = nil
+	} else {
+		p["provisioningState"] = "Succeeded"
+	}
 	own := []member{{"id", r.ID.String()}, {"name", r.ID.Name()}, {"type", r.ID.Type()}, {"etag", ETag(ResourceETag(r))}}
 	if r.Location != "" {
 		own = append(own, member{"location", r.Location})
 	}
-	return Document{own: own, rest: withIdentity(rest, r.TenantID, r.Identity)}, nil
+	return Document{own: own, rest: withIdentity(rest, r.TenantID, r.Identity, r.Uses)}, nil
 }
 
 // withIdentity replaces what a client wrote as identity's ids by the true ones.
-func withIdentity(rest map[string]any, tenantID string, identity *access.Identity) map[string]any {
+func withIdentity(rest map[string]any, tenantID string, identity *access.Identity, uses []access.UsedIdentity) map[string]any {
 	given, ok := rest["identity"].(map[string]any)
 	if !ok {
 		given = map[string]any{}
 	}
 	delete(given, "principalId")
 	delete(given, "tenantId")
+	delete(given, "userAssignedIdentities")
+	if len(uses) > 0 {
+		shown := map[string]any{}
+		for _, u := range uses {
+			shown[u.ID.String()] = map[string]any{"principalId": u.ObjectID, "clientId": u.AppID}
+		}
+		given["userAssignedIdentities"] = shown
+	}
 	if identity != nil {
 		given["principalId"] = identity.ObjectID
 		given["tenantId"] = tenantID

@@ -12,7 +12,8 @@ type Summary struct {
 	id       access.ResourceID
 	location string
 	tenantID string
-	identity *access.Identity
+	identity *access.Identity // system-assigned
+	uses     []access.UsedIdentity
 	document []byte
 	created  time.Time
 	expand   string
@@ -22,12 +23,15 @@ type Summary struct {
 // createdTime and provisioningState of it; when a resource was changed is not
 // kept.
 func SummaryOfResource(r access.Resource, expand string) Summary {
-	return Summary{r.ID, r.Location, r.TenantID, r.Identity, r.Document, r.Created, expand}
+	if r.ID.IsType(access.UserAssignedType) { // its identity is among its properties
+		r.Identity = nil
+	}
+	return Summary{r.ID, r.Location, r.TenantID, r.Identity, r.Uses, r.Document, r.Created, expand}
 }
 
 // SummaryOfCluster makes a summary of c.
 func SummaryOfCluster(c access.Cluster, expand string) Summary {
-	return Summary{c.ID, c.Location, c.TenantID, nil, c.Document, c.Created, expand}
+	return Summary{c.ID, c.Location, c.TenantID, nil, c.Uses, c.Document, c.Created, expand}
 }
 
 // Key is what summaries are sorted and told apart by.
@@ -77,5 +81,5 @@ func (s Summary) Show() (Document, error) {
 			own = append(own, member{"provisioningState", "Succeeded"})
 		}
 	}
-	return Document{own: own, rest: withIdentity(rest, s.tenantID, s.identity)}, nil
+	return Document{own: own, rest: withIdentity(rest, s.tenantID, s.identity, s.uses)}, nil
 }

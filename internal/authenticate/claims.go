@@ -91,6 +91,9 @@ func (v *Verifier) principal(c claims, issuer Issuer, now time.Time) (access.Pri
 	if p.Groups, err = groupsOf(c); err != nil {
 		return access.Principal{}, err
 	}
+	if p.UsedBy, err = resourceIn(c, "xms_az_rid"); err != nil {
+		return access.Principal{}, err
+	}
 	if v.requireSource {
 		if err := checkSource(c, p.Resource); err != nil {
 			return access.Principal{}, err
@@ -176,16 +179,21 @@ func checkTenant(c claims, issuer Issuer) error {
 // id when there is no xms_mirid. The id is compared as typed segments later,
 // so one that does not parse is refused here (item 15).
 func sourceOf(c claims) (access.ResourceID, error) {
-	mirid, ok, err := c.text("xms_mirid")
+	return resourceIn(c, "xms_mirid")
+}
+
+// resourceIn returns the resource that a claim names, zero without it.
+func resourceIn(c claims, claim string) (access.ResourceID, error) {
+	text, ok, err := c.text(claim)
 	if err != nil || !ok {
 		return access.ResourceID{}, err
 	}
-	id, err := access.ParseResourceID(mirid)
+	id, err := access.ParseResourceID(text)
 	if err != nil {
-		return access.ResourceID{}, refuse(Invalid, "the token's claim xms_mirid is not a resource id: %v", err)
+		return access.ResourceID{}, refuse(Invalid, "the token's claim %s is not a resource id: %v", claim, err)
 	}
 	if id.Type() == "" {
-		return access.ResourceID{}, refuse(Invalid, "the token's claim xms_mirid is %q; it must name a resource, not a subscription or group", access.Clip(mirid, maxQuoted))
+		return access.ResourceID{}, refuse(Invalid, "the token's claim %s is %q; it must name a resource, not a subscription or group", claim, access.Clip(text, maxQuoted))
 	}
 	return id, nil
 }

@@ -96,7 +96,8 @@ func (c *ControlPlane) putCluster(ctx context.Context, q *request) (reply, error
 		return reply{}, err
 	}
 	var body struct {
-		Location string `json:"location"`
+		Location string        `json:"location"`
+		Identity *identityBody `json:"identity"`
 	}
 	if err := arm.Decode(text, &body); err != nil {
 		return reply{}, err
@@ -115,7 +116,7 @@ func (c *ControlPlane) putCluster(ctx context.Context, q *request) (reply, error
 	}
 	var answer reply
 	err = retry(ctx, func() error {
-		want, status, changes, err := c.planCluster(ctx, q, id, location, kept)
+		want, status, changes, err := c.planCluster(ctx, q, id, location, body.Identity, kept)
 		if err != nil {
 			return err
 		}
@@ -192,7 +193,7 @@ func (c *ControlPlane) getMaintenance(ctx context.Context, q *request) (reply, e
 		Message: "Could not find the maintenance configuration '" + q.vars["configuration"] + "' of cluster '" + cluster.Value.ID.Name() + "'."}
 }
 
-func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.ResourceID, location string, doc []byte) (access.Cluster, int, []store.Change, error) {
+func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.ResourceID, location string, identity *identityBody, doc []byte) (access.Cluster, int, []store.Change, error) {
 	fail := func(err error) (access.Cluster, int, []store.Change, error) { return access.Cluster{}, 0, nil, err }
 	group, err := q.openGroup(ctx)
 	if err != nil {
@@ -206,16 +207,18 @@ func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.Re
 	if err := arm.CheckMatch(q.http, etag); err != nil {
 		return fail(err)
 	}
+	uses, held, usesErr := q.planUses(ctx, identity, old.Value.Uses)
+	if usesErr != nil {
+		return fail(usesErr)
+	}
+	held = append(held, group)
 	switch {
 	case errors.Is(err, access.ErrNotFound):
 		if err := q.checkRegistered(ctx, "Microsoft.ContainerService"); err != nil {
 			return fail(err)
 		}
-		want := access.Cluster{ID: id, UID: newID(), Location: location, TenantID: q.subscription.Value.TenantID, Created: c.cfg.Now(), Document: doc}
-		return want, http.StatusCreated, []store.Change{
-			group,
-			c.store.Clusters.Creating(want),
-		}, nil
+		want := access.Cluster{ID: id, UID: newID(), Location: location, TenantID: q.subscription.Value.TenantID, Created: c.cfg.Now(), Uses: uses, Document: doc}
+		return want, http.StatusCreated, append(held, c.store.Clusters.Creating(want)), nil
 	case err != nil:
 		return fail(err)
 	case old.Value.Location != location:
@@ -223,8 +226,8 @@ func (c *ControlPlane) planCluster(ctx context.Context, q *request, id access.Re
 			Message: "The resource '" + id.Name() + "' already exists in location '" + old.Value.Location + "', which '" + location + "' cannot replace."})
 	}
 	want := old.Value
-	want.Document = doc
-	return want, http.StatusOK, []store.Change{group, c.store.Clusters.Updating(old, want)}, nil
+	want.Document, want.Uses = doc, uses
+	return want, http.StatusOK, append(held, c.store.Clusters.Updating(old, want)), nil
 }
 
 // deleteCluster forgets a cluster and what belongs to it in one transaction. The

@@ -165,11 +165,16 @@ func (q *request) checkNotBound(ctx context.Context) error {
 		return err
 	}
 	for _, b := range bindings {
-		if q.caller.Is(b.Value.Source) && (q.vars["binding"] == "" || strings.EqualFold(q.vars["binding"], b.Value.Name())) {
+		if q.actsBy(b.Value) && (q.vars["binding"] == "" || strings.EqualFold(q.vars["binding"], b.Value.Name())) {
 			return q.forbidden()
 		}
 	}
 	return nil
+}
+
+// actsBy reports whether the caller is a source of a binding.
+func (q *request) actsBy(b access.RoleBinding) bool {
+	return q.caller.Is(b.Source) || b.ConsentsTo(q.caller.Resource) || b.ConsentsTo(q.caller.UsedBy)
 }
 
 // inForce waits for the gateway. A policy that it has not confirmed is no

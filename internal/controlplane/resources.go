@@ -71,10 +71,8 @@ func (c *ControlPlane) headResource(ctx context.Context, q *request) (reply, err
 }
 
 type resourceBody struct {
-	Location string `json:"location"`
-	Identity *struct {
-		Type string `json:"type"`
-	} `json:"identity"`
+	Location string        `json:"location"`
+	Identity *identityBody `json:"identity"`
 }
 
 // readResource parses a body, and what of it the server acts on.
@@ -193,8 +191,20 @@ func (c *ControlPlane) planResource(ctx context.Context, q *request, id access.R
 	if body.Location != "" {
 		want.Location = body.Location
 	}
-	hasSystem := body.Identity != nil && strings.Contains(strings.ToLower(body.Identity.Type), "systemassigned")
+	uses, unchanged, err := q.planUses(ctx, body.Identity, want.Uses)
+	if err != nil {
+		return fail(err)
+	}
+	want.Uses, held = uses, append(held, unchanged...)
+	hasSystem := body.Identity.has("SystemAssigned")
 	switch {
+	case id.IsType(access.UserAssignedType):
+		if want.Location == "" {
+			return fail(arm.LocationRequired())
+		}
+		if want.Uses = nil; want.Identity == nil {
+			want.Identity = &access.Identity{ObjectID: newID(), AppID: newID()}
+		}
 	case !hasSystem && body.Identity != nil:
 		want.Identity = nil
 	case hasSystem && want.Identity == nil:
@@ -306,7 +316,14 @@ func (c *ControlPlane) removingResource(ctx context.Context, item store.Item[acc
 	case !errors.Is(err, access.ErrNotFound):
 		return nil, err
 	}
-	return changes, nil
+	if !item.Value.ID.IsType(access.UserAssignedType) {
+		return changes, nil
+	}
+	trusted, _, err := c.store.FederatedCredentials.List(ctx, item.Key+"/")
+	for _, credential := range trusted {
+		changes = append(changes, c.store.FederatedCredentials.Deleting(credential))
+	}
+	return changes, err
 }
 
 type credentials struct {
@@ -325,7 +342,10 @@ func (c *ControlPlane) postListCredentials(ctx context.Context, q *request) (rep
 	if err != nil {
 		return reply{}, err
 	}
-	if item.Value.Identity == nil {
+	if item.Value.ID.IsType(access.UserAssignedType) {
+		return reply{}, arm.InvalidParameter("id", "'%s' is an identity itself, and asks for no tokens; a resource that uses it does.", item.Value.ID)
+	}
+	if item.Value.Identity == nil && len(item.Value.Uses) == 0 {
 		return reply{}, arm.InvalidParameter("identity.type", "resource '%s' has no system-assigned identity; PUT it with identity.type 'SystemAssigned' first.", item.Value.ID)
 	}
 	if err := q.allow(nil); err != nil {

@@ -107,9 +107,9 @@ func TestItem27BindingNamesForeignSource(t *testing.T) {
 	}
 }
 
-// TestSourceDoesNotConsent: a source with every role writes neither its own
+// TestItem27SourceDoesNotConsent: a source with every role writes neither its own
 // consent nor what bounds it, and gives nobody the right to.
-func TestSourceDoesNotConsent(t *testing.T) {
+func TestItem27SourceDoesNotConsent(t *testing.T) {
 	f := newFixture(t, nil)
 	source := callers()["source"].ObjectID
 	f.assign(source, access.OwnerRole, sub)

@@ -344,7 +344,7 @@ func (c *ControlPlane) deleteBinding(ctx context.Context, q *request) (reply, er
 			return err
 		}
 		b := item.Value
-		if q.caller.Is(b.Source) { // the next binding of the source might allow it more
+		if q.actsBy(b) { // the next binding of the source might allow it more
 			return q.forbidden()
 		}
 		op = c.newOperation(q, cluster.Value, b.ID, b.UID, b.Generation)

@@ -38,7 +38,9 @@ func (c *ControlPlane) table() []route {
 		agent   = cluster + ours + "/agents/default"
 		policy  = ours + "/accessPolicies/default"
 
-		authorization = "/providers/Microsoft.Authorization"
+		authorization   = "/providers/Microsoft.Authorization"
+		managedIdentity = "/providers/Microsoft.ManagedIdentity"
+		federated       = group + managedIdentity + "/userAssignedIdentities/{identity}/federatedIdentityCredentials"
 
 		place = sub + aks + "/locations/{location}"
 		arc   = group + "/providers/Microsoft.Kubernetes/connectedClusters/{connected}"
@@ -63,6 +65,12 @@ func (c *ControlPlane) table() []route {
 		{get, sub, listed, c.getSubscription},
 		{put, sub, signedIn, c.putSubscription},
 		{get, "/tenants", signedIn, c.listTenants},
+
+		{get, federated, owner, c.listFederatedCredentials},
+		{get, federated + "/{credential}", owner, c.getFederatedCredential},
+		{put, federated + "/{credential}", owner, c.putFederatedCredential},
+		{del, federated + "/{credential}", owner, c.deleteFederatedCredential},
+
 		{get, authorization + "/roleDefinitions", signedIn, c.listRoleDefinitions},
 		{get, authorization + "/roleDefinitions/{definition}", signedIn, c.getRoleDefinition},
 		{get, "/metadata/endpoints", open, c.getMetadata},
@@ -176,6 +184,7 @@ func (c *ControlPlane) table() []route {
 	for _, scope := range []string{sub, group, sub + "/providers/{resource:resource}", group + "/providers/{resource:resource}"} {
 		assignment, definition := scope+authorization+"/roleAssignments/{assignment}", scope+authorization+"/roleDefinitions/{definition}"
 		anywhere = append(anywhere,
+			row{get, scope + managedIdentity + "/identities/default", owner, c.getIdentity},
 			row{get, scope + authorization + "/roleAssignments", owner, c.listRoleAssignments},
 			row{get, assignment, owner, c.getRoleAssignment},
 			row{put, assignment, owner, c.putRoleAssignment},

@@ -264,7 +264,7 @@ func (p *Provider) identityToken(r *msiRequest) (Identity, issued, *oauthError) 
 	if errors.Is(err, access.ErrNotFound) {
 		return identity, issued{}, fail(http.StatusBadRequest, "invalid_resource", 0, "AADSTS500011: The resource principal named %s was not found in the tenant named %s.", clip(audience), identity.TenantID)
 	}
-	s := subject{tenantID: identity.TenantID, objectID: identity.ObjectID, appID: identity.AppID, acr: "2", resource: identity.ResourceID.String()}
+	s := subject{tenantID: identity.TenantID, objectID: identity.ObjectID, appID: identity.AppID, acr: "2", resource: identity.ResourceID.String(), usedBy: identity.UsedBy.String()}
 	if err == nil {
 		if s.groups, failure = p.groupsFor(r.Context(), want.api, s); failure != nil {
 			err = failure.cause

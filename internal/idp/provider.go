@@ -45,6 +45,8 @@ type Identity struct {
 	TenantID   string
 	ObjectID   string
 	AppID      string
+	// UsedBy is the resource that asks, of a user-assigned identity; else zero.
+	UsedBy access.ResourceID
 }
 
 // Lifetimes are how long tokens live; a zero means the default.

@@ -33,6 +33,7 @@ type subject struct {
 	appID    string
 	acr      string // how the client proved itself: "0" not at all, "1" a secret, "2" an assertion or a managed identity
 	resource string // ARM id; "" for an application
+	usedBy   string // ARM id of the resource that asks, of a user-assigned identity
 	groups   string // object ids, separated by spaces; "" for none or not asked
 }
 
@@ -60,6 +61,9 @@ func (p *Provider) mint(key signingKey, s subject, t target, life time.Duration)
 	claims := jwt.MapClaims{"idtyp": "app", "sub": s.objectID}
 	if s.resource != "" {
 		claims["xms_mirid"] = s.resource
+	}
+	if s.usedBy != "" {
+		claims["xms_az_rid"] = s.usedBy
 	}
 	return p.signed(key, s, t, life, claims)
 }

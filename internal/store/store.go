@@ -70,7 +70,8 @@ type Store struct {
 	UserNames     Kind[UserName]
 	UserGroups    Kind[Group]
 
-	RoleAssignments Kind[access.RoleAssignment]
+	RoleAssignments      Kind[access.RoleAssignment]
+	FederatedCredentials Kind[access.FederatedCredential]
 
 	sealer   *sealer
 	prefix   string
@@ -164,6 +165,7 @@ func newStore(conn *connection, sealer *sealer, cfg Config) *Store {
 	s.Users = kindOf(s, "user", "users", byName, userKey)
 	s.UserNames = kindOf(s, "user name", "usernames", byName, userNameKey)
 	s.UserGroups = kindOf(s, "group of users", "usergroups", byName, directoryGroupKey)
+	s.FederatedCredentials = kindOf(s, "federated credential", "federatedcredentials", byID, federatedCredentialKey)
 	s.RoleAssignments = kindOf(s, "role assignment", "roleassignments", byID, roleAssignmentKey)
 	return s
 }

@@ -303,6 +303,7 @@ func kinds(t *testing.T, s *store.Store) {
 	found(t, s.Users, store.User{ObjectID: "U1", TenantID: "T1"}, "u1")
 	found(t, s.UserNames, store.UserName{UPN: "Alice@contoso.example", ObjectID: "U1"}, "alice@contoso.example")
 	found(t, s.UserGroups, store.Group{ObjectID: "G1", TenantID: "T1"}, "g1")
+	found(t, s.FederatedCredentials, access.FederatedCredential{Identity: cluster, Name: "F1"}, cluster.Key()+"/federatedidentitycredentials/f1")
 	found(t, s.RoleAssignments, access.RoleAssignment{Scope: cluster, Name: "N1"}, cluster.Key()+"/providers/microsoft.authorization/roleassignments/n1")
 }
 
