@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// RoleAssignment gives one principal one role at a scope and all below it.
+// RoleAssignment gives one principal one role at a scope and all below it
+// (decision 0018).
 type RoleAssignment struct {
 	Name string `json:"name"` // a GUID, unique at its scope
 	// Scope is a subscription, a resource group or a resource.
