@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/sallyport/sallyport/access"
@@ -34,7 +35,7 @@ func ParsePath(u *url.URL) (Path, error) {
 	if rest == "" {
 		return Path{}, nil
 	}
-	path := Path(strings.Split(rest, "/"))
+	path := withoutEmptyParent(strings.Split(rest, "/"))
 	for _, s := range path {
 		switch s {
 		case "":
@@ -49,6 +50,20 @@ func ParsePath(u *url.URL) (Path, error) {
 		}
 	}
 	return path, nil
+}
+
+// withoutEmptyParent takes out the empty segment of
+// /providers/{namespace}//{type}/{name}, which az and the SDKs send for every
+// generic resource without a parent, and ARM understands. It is one way of
+// writing the same path, which is only ever read here; any other empty segment
+// stays, and is refused.
+func withoutEmptyParent(segments []string) Path {
+	for i, s := range segments {
+		if strings.EqualFold(s, "providers") && i+3 < len(segments) && segments[i+1] != "" && segments[i+2] == "" {
+			return slices.Delete(segments, i+2, i+3)
+		}
+	}
+	return segments
 }
 
 // isSegmentByte admits what access.ParseResourceID admits in a segment.
