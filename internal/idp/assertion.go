@@ -149,7 +149,9 @@ func certificateOf(app store.Application, header map[string]any, now time.Time) 
 		one, two := sha1.Sum(c.DER), sha256.Sum256(c.DER) //nolint:gosec // an identifier; nothing is proved by it
 		for name, own := range map[string][]byte{"x5t": one[:], "x5t#S256": two[:], "kid": one[:]} {
 			value, _ := header[name].(string)
-			if value == "" || strings.TrimRight(value, "=") != base64.RawURLEncoding.EncodeToString(own) && !strings.EqualFold(value, hex.EncodeToString(own)) {
+			// RFC 7515 4.1.7 wants base64url; MSAL for Go writes plain base64.
+			plain := strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(value)
+			if value == "" || plain != base64.RawURLEncoding.EncodeToString(own) && !strings.EqualFold(value, hex.EncodeToString(own)) {
 				continue
 			}
 			return x509.ParseCertificate(c.DER)

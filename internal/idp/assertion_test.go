@@ -34,12 +34,18 @@ func newCertificate() tls.Certificate {
 	if err != nil {
 		panic(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: start, NotAfter: start.AddDate(1, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
+	// Its thumbprint has the characters in which the kinds of base64 differ.
+	for serial := int64(1); ; serial++ {
+		template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: start, NotAfter: start.AddDate(1, 0, 0)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			panic(err)
+		}
+		sum := sha256.Sum256(der)
+		if text := base64.RawStdEncoding.EncodeToString(sum[:]); strings.Contains(text, "+") && strings.Contains(text, "/") {
+			return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+		}
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // assertion is a client assertion as MSAL makes it, with changes; a nil value
@@ -105,6 +111,7 @@ func TestCertificateAssertion(t *testing.T) {
 	}{
 		{name: "RS256 and x5t"},
 		{name: "PS256 and x5t#S256", method: jwt.SigningMethodPS256, header: fields{"x5t": nil, "x5t#S256": thumbprint(testCertificate)}},
+		{name: "x5t#S256 in plain base64, as MSAL for Go", method: jwt.SigningMethodPS256, header: fields{"x5t": nil, "x5t#S256": strings.NewReplacer("-", "+", "_", "/").Replace(thumbprint(testCertificate)) + "="}},
 		{name: "a kid in hexadecimal", header: fields{"x5t": nil, "kid": fmt.Sprintf("%X", old)}},
 		{name: "a chain beside it", header: fields{"x5c": []string{base64.StdEncoding.EncodeToString(other.Certificate[0])}}},
 		{name: "the v1 endpoint", claims: fields{"aud": "https://login.test/" + tenant + "/oauth2/token"}},
