@@ -442,6 +442,7 @@ func etcdTLS(cfg serverConfig) (*tls.Config, error) {
 // build makes the parts and connects them; nothing runs yet.
 func (s *server) build(op operator, identityEndpoint string) (err error) {
 	own := "https://" + s.advertise
+	unserved := &unserved{log: s.log}
 	s.directory = directory.New(s.store)
 	s.idp, err = idp.New(idp.Config{
 		BaseURL:   func(r *http.Request) string { return "https://" + r.Host },
@@ -449,6 +450,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		Directory: identities{s.directory, s.store},
 		Metrics:   s.registry,
 		Logger:    s.log.With("part", "idp"),
+		Unserved:  unserved.of("idp"),
 		Address:   own,
 		Remote:    s.addresses.remote,
 		ArcTokens: s.cfg.ArcTokens,
@@ -475,7 +477,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
 	s.graph, err = graph.New(graph.Config{
 		Store: s.store, Directory: s.directory, Authenticate: s.graphTokens.Principal, Audit: s.record,
-		Remote: s.addresses.remote, Logger: s.log.With("part", "graph"),
+		Remote: s.addresses.remote, Logger: s.log.With("part", "graph"), Unserved: unserved.of("graph"),
 	})
 	if err != nil {
 		return err
@@ -571,6 +573,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		},
 		AgentTimeout: s.cfg.AgentTimeout,
 		Logger:       s.log.With("part", "controlplane"),
+		Unserved:     unserved.of("controlplane"),
 	})
 	return err
 }

@@ -101,6 +101,8 @@ type Config struct {
 	// AgentTimeout is how long a binding's write waits for the cluster's
 	// agent; default 60 s.
 	AgentTimeout time.Duration
+	// Unserved is told of each request that no route serves; nil tells nobody.
+	Unserved func(*http.Request)
 	// AzureHosts are the names of Azure's hosts on which this server answers, and
 	// AzureHostsCA is the PEM certificate of the CA that speaks for them. Empty:
 	// not served.
@@ -178,6 +180,9 @@ func New(cfg Config) (*ControlPlane, error) {
 	}
 	if cfg.CAHashes == nil {
 		cfg.CAHashes = func() []string { return nil }
+	}
+	if cfg.Unserved == nil {
+		cfg.Unserved = func(*http.Request) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

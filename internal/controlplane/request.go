@@ -99,8 +99,6 @@ func (c *ControlPlane) logRequest(q *request, status int, took time.Duration, er
 	switch {
 	case status >= 500:
 		c.log.Error("arm", args...)
-	case status == http.StatusNotFound && q.vars == nil:
-		c.log.Warn("arm: no such route", args...)
 	default:
 		c.log.Info("arm", args...)
 	}
@@ -143,9 +141,11 @@ func (c *ControlPlane) admit(ctx context.Context, q *request) (*route, error) {
 	}
 	switch {
 	case rt == nil && len(allowed) > 0:
+		c.cfg.Unserved(q.http)
 		q.w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return nil, arm.MethodNotAllowed(q.http.Method)
 	case rt == nil:
+		c.cfg.Unserved(q.http)
 		return nil, arm.NoRouteIn(path, q.version)
 	case vars["subscription"] == "":
 		return rt, nil

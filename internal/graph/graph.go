@@ -25,7 +25,7 @@ import (
 // maxBody bounds a request's body in bytes.
 const maxBody = 1 << 20
 
-// Config is what Graph is made of. All but Now, Remote and Logger are required.
+// Config is what Graph is made of. All but Now, Remote, Logger and Unserved are required.
 type Config struct {
 	Store     *store.Store
 	Directory *directory.Directory
@@ -38,6 +38,8 @@ type Config struct {
 	Remote func(*http.Request) string // a request's source address, for records
 	Now    func() time.Time           // nil for time.Now
 	Logger *slog.Logger               // one line for each request; nil discards
+	// Unserved is told of each request that no route serves; nil tells nobody.
+	Unserved func(*http.Request)
 }
 
 // Graph serves Microsoft Graph. Safe for concurrent use; it has no goroutines.
@@ -57,6 +59,9 @@ func New(cfg Config) (*Graph, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Unserved == nil {
+		cfg.Unserved = func(*http.Request) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -117,10 +122,6 @@ func (g *Graph) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		args = append(args, "error", err.Error())
 	}
-	if q.route == "" { // so that a user can report it
-		g.cfg.Logger.Warn("graph: no such route", args...)
-		return
-	}
 	g.cfg.Logger.Info("graph", args...)
 }
 
@@ -134,6 +135,9 @@ func (q *request) handle(w http.ResponseWriter) (reply, error) {
 		return reply{}, err
 	}
 	rt, vars, allowed := match(q.routes, q.http.Method, path)
+	if rt == nil {
+		q.cfg.Unserved(q.http)
+	}
 	if rt == nil && len(allowed) > 0 {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return reply{}, refuse(http.StatusMethodNotAllowed, "Request_BadRequest", "The method %s is not served here; %s is.", access.Clip(q.http.Method, 16), strings.Join(allowed, ", "))

@@ -82,6 +82,8 @@ type Config struct {
 	Lifetimes Lifetimes
 	Now       func() time.Time // nil for time.Now
 	Logger    *slog.Logger     // one line per request; nil discards
+	// Unserved is told of each request that no route serves; nil tells nobody.
+	Unserved func(*http.Request)
 	// Metrics takes the provider's metrics; nil counts for nobody.
 	Metrics prometheus.Registerer
 }
@@ -119,6 +121,9 @@ func New(cfg Config) (*Provider, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Unserved == nil {
+		cfg.Unserved = func(*http.Request) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -221,6 +226,9 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if allowed != nil {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		failure = methodNotAllowed(r.Method, strings.Join(allowed, ", "))
+	}
+	if c.name == "none" || allowed != nil {
+		p.cfg.Unserved(r)
 	}
 	p.reply(w, c, answer, failure)
 }
