@@ -15,7 +15,7 @@ out=$(cd "$out" && pwd)
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 if [ -z "${SBOM_SKIP:-}" ]; then
-  (cd deploy/tools && GOOS= GOARCH= go build -o "$tools/" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
+  (cd deploy/tools && GOOS= GOARCH= go build -trimpath -buildvcs=false -o "$tools/" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
 fi
 
 for platform in $platforms; do
@@ -29,10 +29,9 @@ for platform in $platforms; do
   go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$version" -o "$out/$binary" ./cmd/sallyport
   if [ -z "${SBOM_SKIP:-}" ]; then
     # What is linked into this binary, as the binary itself says, with the
-    # licences that were found; no serial number and no time, which would be
-    # others each time.
-    chmod +x "$out/$binary"
-    "$tools/cyclonedx-gomod" bin -json -noserial -notimestamp -licenses -std -version "$version" -output "$out/$name.cdx.json" "$out/$binary"
+    # licences that were found in the module cache; no serial number and no time,
+    # which would be others each time. It asks no proxy: not for this module.
+    GOPROXY=off "$tools/cyclonedx-gomod" bin -json -noserial -notimestamp -licenses -std -version "$version" -output "$out/$name.cdx.json" "$out/$binary"
   fi
 done
 
