@@ -293,12 +293,14 @@ func TestRevokeCutsARunningStream(t *testing.T) {
 
 func TestItem26RevokedBeforeTheAnswer(t *testing.T) {
 	r := newRig(t)
+	ctx, cancel := context.WithTimeout(t.Context(), limit) // if nothing cuts it
+	defer cancel()
 	r.answer = func(req *http.Request) (*http.Response, error) {
 		r.Revoke(bindingUID, "binding deleted")
 		<-req.Context().Done()
 		return nil, req.Context().Err()
 	}
-	resp := r.do(get("/api/v1/pods"))
+	resp := r.do(get("/api/v1/pods").WithContext(ctx))
 	if err := status(t, resp); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "binding deleted") {
 		t.Error(err)
 	}
