@@ -1,7 +1,7 @@
-# Eight targets, each naming the commands it runs. `make demo` and `make test` need nothing but Go.
+# Nine targets, each naming the commands it runs. `make demo` and `make test` need nothing but Go.
 LDFLAGS = -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: build demo test clients check fuzz bench release
+.PHONY: build demo test chaos clients check fuzz bench release
 
 # The first build compiles a real kube-apiserver, which takes minutes; later ones are quick.
 build:
@@ -27,6 +27,12 @@ clients:
 	@cd clients && go build -trimpath -ldflags '-s -w' -o ../bin/kubelogin github.com/Azure/kubelogin
 	@./clients/install.sh
 	cd clients && go vet -trimpath . && CLIENTS_TABLE=../README.md go test -trimpath -count=1 -timeout 30m .
+
+# The long form of the tests that break things: 1,000 kills in the middle of a write, hundreds of whole processes under
+# load, full and read-only disks, stepped clocks, etcd stopped and compacted. Half an hour; `make test` has the short form.
+chaos: build
+	SALLYPORT_CHAOS=1 go test -count=1 -timeout 60m -v -run 'TestKill|TestChaos|TestSealed|TestRotateKey|TestNoSpace|TestCompacted' ./internal/store ./internal/audit
+	SALLYPORT_CHAOS=1 go test -count=1 -timeout 60m -v -run 'TestKill|TestChaos' ./cmd/sallyport
 
 # What CI runs besides the tests.
 check:

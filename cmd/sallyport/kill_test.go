@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,7 +180,10 @@ func testKillUnderWrites(t *testing.T, r *killRig) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	servers, halves := 60, 20
-	if testing.Short() {
+	switch {
+	case os.Getenv("SALLYPORT_CHAOS") != "":
+		servers, halves = 200, 50
+	case testing.Short():
 		servers, halves = 6, 2
 	}
 	victims := slices.Concat(slices.Repeat([]*killChild{r.server}, servers),

@@ -36,7 +36,7 @@ type network struct {
 func newNetwork(t *testing.T) *network {
 	t.Helper()
 	if os.Getenv(inNamespaces) == "" {
-		runInNamespaces(t)
+		runInNamespaces(t, inNamespaces, syscall.CLONE_NEWNET)
 		return nil
 	}
 	n := &network{t: t}
@@ -44,8 +44,9 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// runInNamespaces runs this test again, in a process with a network of its own.
-func runInNamespaces(t *testing.T) {
+// runInNamespaces runs this test again, in a process with a network of its own,
+// or with mounts of its own, which finds the mark in its environment.
+func runInNamespaces(t *testing.T, mark string, of uintptr) {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -56,10 +57,10 @@ func runInNamespaces(t *testing.T) {
 		args = append(args, "-test.timeout="+time.Until(end).String())
 	}
 	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), inNamespaces+"=1")
+	cmd.Env = append(os.Environ(), mark+"=1")
 	var said buffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(t.Output(), &said), t.Output()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: of, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
@@ -69,10 +70,10 @@ func runInNamespaces(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
-		t.Skipf("this user cannot make a network namespace here, so try as root: %v", err)
+		t.Skipf("this user cannot make a namespace here, so try as root: %v", err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("in a network of its own: %v", err)
+		t.Fatalf("in a namespace of its own: %v", err)
 	}
 	if !strings.Contains(said.String(), "--- PASS: "+t.Name()+" ") {
 		t.Skip("it was skipped there, for the reason above")

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -130,6 +131,7 @@ type serverConfig struct {
 	Verbose bool
 
 	log io.Writer
+	now func() time.Time // the wall clock of all parts; tests step it
 }
 
 // serverLimits are a [gateway.Limits] as flags.
@@ -159,11 +161,15 @@ func defaultServerConfig() serverConfig {
 		AuditKeep:      90 * 24 * time.Hour,
 
 		AgentCertificateLifetime: 24 * time.Hour,
+
+		now: time.Now,
 	}
 }
 
-func newServerCommand() *cobra.Command {
-	cfg := defaultServerConfig()
+func newServerCommand() *cobra.Command { return serverCommand(defaultServerConfig()) }
+
+// serverCommand takes the defaults of its flags.
+func serverCommand(cfg serverConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the control plane, the gateway and the identity provider",
@@ -277,10 +283,10 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 		return err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
+		return diskHint(fmt.Errorf("data folder: %w", err), cfg.DataDir)
 	}
 	if err := os.Chmod(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
+		return diskHint(fmt.Errorf("data folder: %w", err), cfg.DataDir)
 	}
 	// Listen first: a taken port must not cost a start of etcd.
 	web, err := net.Listen("tcp", cfg.Listen)
@@ -312,7 +318,7 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	}()
 
 	if err := s.openState(ctx); err != nil {
-		return err
+		return diskHint(err, cfg.DataDir)
 	}
 	// Stopped last, when nothing uses it any more.
 	defer func() { err = errors.Join(err, s.store.Close(), s.audit.Close()) }()
@@ -380,16 +386,16 @@ func checkServerConfig(cfg serverConfig) error {
 // openState opens what is kept under the data folder.
 func (s *server) openState(ctx context.Context) (err error) {
 	dir := func(name string) string { return filepath.Join(s.cfg.DataDir, name) }
-	if s.authority, err = enroll.OpenAuthority(dir("ca"), time.Now); err != nil {
+	if s.authority, err = enroll.OpenAuthority(dir("ca"), s.cfg.now); err != nil {
 		return err
 	}
 	if err := s.writeCA(); err != nil {
 		return err
 	}
-	if s.hosts, err = hostcert.Open(dir("hosts"), time.Now); err != nil {
+	if s.hosts, err = hostcert.Open(dir("hosts"), s.cfg.now); err != nil {
 		return err
 	}
-	if s.keys, err = idp.OpenKeys(dir("keys"), time.Now); err != nil {
+	if s.keys, err = idp.OpenKeys(dir("keys"), s.cfg.now); err != nil {
 		return err
 	}
 	if s.ring, err = keyring.Open(cmp.Or(s.cfg.EncryptionKeyFile, dir(encryptionKeyFile))); err != nil {
@@ -397,7 +403,7 @@ func (s *server) openState(ctx context.Context) (err error) {
 	}
 	s.audit, err = audit.Open(audit.Config{
 		Path: dir("audit.log"), MaxSize: int64(s.cfg.AuditMaxSize) << 20, MaxAge: s.cfg.AuditMaxAge, Keep: s.cfg.AuditKeep,
-		Logger: s.log.With("part", "audit"),
+		Logger: s.log.With("part", "audit"), Now: s.cfg.now,
 	})
 	if err != nil {
 		return err
@@ -413,6 +419,21 @@ func (s *server) openState(ctx context.Context) (err error) {
 		return errors.Join(err, s.audit.Close())
 	}
 	return nil
+}
+
+// diskHint says what to do about a disk that takes no more, which the error of
+// whichever part met it first does not.
+func diskHint(err error, dir string) error {
+	for errno, hint := range map[syscall.Errno]string{
+		syscall.EROFS:  "the disk of data folder %s is read-only; mount it for writing, or look why the kernel did that, and start again: nothing acknowledged is lost",
+		syscall.ENOSPC: "free space on the disk of data folder %s and start again: nothing acknowledged is lost",
+		syscall.EDQUOT: "raise the quota of the disk of data folder %s and start again: nothing acknowledged is lost",
+	} {
+		if strings.Contains(err.Error(), errno.Error()) { // some parts keep the text alone
+			return withHint(err, hint, dir)
+		}
+	}
+	return err
 }
 
 // etcdTLS reads the files that authenticate both sides; nil without any.
@@ -445,6 +466,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	unserved := &unserved{log: s.log}
 	s.directory = directory.New(s.store)
 	s.idp, err = idp.New(idp.Config{
+		Now:       s.cfg.now,
 		BaseURL:   func(r *http.Request) string { return "https://" + r.Host },
 		Keys:      s.keys,
 		Directory: identities{s.directory, s.store},
@@ -467,6 +489,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	live := &tunnel.Live{}
 	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel"), Metrics: s.registry})
 	s.index = authorize.NewIndex(authorize.Config{
+		Now:         s.cfg.now,
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
 
@@ -488,6 +511,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		{Name: "audit", Run: func(context.Context) error { return audit.Writable(s.cfg.DataDir) }},
 	}}
 	s.gateway, err = gateway.New(gateway.Config{
+		Now:           s.cfg.now,
 		Address:       s.addresses.proxies.Client,
 		From:          s.addresses.from,
 		Authenticate:  s.data.Principal,
@@ -508,6 +532,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		return err
 	}
 	enrolment, err := enroll.NewServer(enroll.Config{
+		Now:       s.cfg.now,
 		Authority: s.authority,
 		Records:   enrolments{s.store},
 		Address:   s.advertise,
@@ -524,6 +549,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 		return err
 	}
 	s.control, err = controlplane.New(controlplane.Config{
+		Now:          s.cfg.now,
 		Store:        s.store,
 		Authenticate: s.arm.Principal,
 		Peer:         s.peer,
@@ -595,6 +621,7 @@ func (s *server) buildVerifiers(op operator) (err error) {
 	}
 	own := "https://" + s.advertise
 	s.arm, err = authenticate.New(authenticate.Config{
+		Now:       s.cfg.now,
 		Issuers:   issuers,
 		Audiences: append(idp.ARMAudiences(), own, own+"/"),
 		Metrics:   prometheus.WrapRegistererWith(prometheus.Labels{"audience": "arm"}, s.registry),
@@ -614,6 +641,7 @@ func (s *server) buildVerifiers(op operator) (err error) {
 		return err
 	}
 	s.data, err = authenticate.New(authenticate.Config{
+		Now:       s.cfg.now,
 		Issuers:   issuers,
 		Audiences: []string{idp.DataPlaneAudience},
 		Unserved: map[string]string{idp.KubernetesAudience: "this is a developer's token, for the AKS server application " + idp.KubernetesAudience +

@@ -26,6 +26,8 @@ const (
 	// warm is how many writes the child makes before one that is killed. Their
 	// times say how long a write takes.
 	warm = 8
+	// childRun is the child's number, since Linux gives process ids again.
+	childRun = "STORE_TEST_CHILD_RUN"
 	// childRotates makes the child replace the key instead, once it is warm.
 	childRotates = "STORE_TEST_CHILD_ROTATES"
 	rotateEvery  = 10 // children
@@ -49,7 +51,7 @@ func child(dir string) {
 		fail(err)
 		return
 	}
-	name := func(i int) string { return fmt.Sprintf("p%d-%d", os.Getpid(), i) }
+	name := func(i int) string { return fmt.Sprintf("p%s-%d", os.Getenv(childRun), i) }
 	var version int64
 	for i := 0; ; i++ {
 		if i >= warm && os.Getenv(childRotates) != "" {
@@ -106,7 +108,7 @@ func TestKill(t *testing.T) {
 		kills = 4
 	}
 	for i := range kills {
-		k.one(t, float64(i)/float64(kills), i%rotateEvery == rotateEvery-1)
+		k.one(t, i, float64(i)/float64(kills))
 		if t.Failed() {
 			t.Fatalf("after %d kills", i+1)
 		}
@@ -120,13 +122,13 @@ func TestKill(t *testing.T) {
 // one runs a child, lets it warm up, and kills it at a point of its next write,
 // as a fraction of one and a half times what writes take. Replacing the key
 // takes longer, so there it falls into the beginning.
-func (k *killed) one(t *testing.T, point float64, rotate bool) {
+func (k *killed) one(t *testing.T, run int, point float64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0]) // its cancellation is SIGKILL as well
-	cmd.Env = append(os.Environ(), childDir+"="+k.dir)
-	if rotate {
+	cmd.Env = append(os.Environ(), childDir+"="+k.dir, fmt.Sprintf("%s=%d", childRun, run))
+	if run%rotateEvery == rotateEvery-1 {
 		cmd.Env = append(cmd.Env, childRotates+"=1")
 	}
 	cmd.Stderr = os.Stderr

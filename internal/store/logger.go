@@ -39,7 +39,11 @@ func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	if entry.Level > zapcore.WarnLevel {
 		level = slog.LevelError
 	}
-	c.log.Log(context.Background(), level, entry.Message, attributes(fields)...)
+	attrs := attributes(fields)
+	if entry.Level > zapcore.ErrorLevel { // the process ends with this line
+		attrs = append(attrs, "hint", "etcd must not go on unsure of its disk and ends this process; free space on the data folder's disk, or mend it, and start again: nothing acknowledged is lost")
+	}
+	c.log.Log(context.Background(), level, entry.Message, attrs...)
 	return nil
 }
 
