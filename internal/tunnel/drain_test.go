@@ -373,10 +373,10 @@ func TestItem35BlackholeOfOne(t *testing.T) {
 	load(t, g, 8)()
 }
 
-// 500 agents lose their gateway at once and find it again when it is back: soon,
+// 5,000 agents lose their gateway at once and find it again when it is back: soon,
 // and not in a herd (checklist, item 34).
 func TestItem34BackoffSpreads(t *testing.T) {
-	const agents, away = 500, 1500 * time.Millisecond
+	const agents, away = 5000, 1500 * time.Millisecond
 	const slice = 10 * time.Millisecond
 	back, attempts := map[time.Duration]int{}, map[time.Duration]int{}
 	var last time.Duration

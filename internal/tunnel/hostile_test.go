@@ -374,3 +374,70 @@ func TestItem30HostileGateway(t *testing.T) {
 		})
 	}
 }
+
+// TestItem20OnlyTheCertificateSaysWho: an agent with another cluster's
+// certificate says in every way there is that it is this cluster's. It gets no
+// request of it, and one that says so before it speaks HTTP/2 is closed.
+func TestItem20OnlyTheCertificateSaysWho(t *testing.T) {
+	g := connected(t, echo(nil))
+	l := listen(t)
+	for name, claim := range map[string]func(f *http2.Framer, c net.Conn){
+		"headers": func(f *http2.Framer, _ net.Conn) {
+			f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: block(
+				":status", "200", "sallyport-cluster", uid, "sallyport-cluster-uid", uid, "x-cluster", uid, "host", uid)})
+		},
+		"hello": func(_ *http2.Framer, c net.Conn) { io.WriteString(c, `{"hello":{"cluster":"`+uid+`"}}`+"\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			far, err := net.Dial("tcp", l.Addr().String())
+			check(t, err)
+			defer far.Close()
+			near, err := l.Accept()
+			check(t, err)
+			far.SetDeadline(time.Now().Add(limit))
+			ended := make(chan error, 1)
+			go func() {
+				ended <- g.hub.Serve(context.Background(), near, tunnel.Peer{ClusterUID: "evil", Generation: 7, Agent: "evil"})
+			}()
+			io.CopyN(io.Discard, far, int64(len(http2.ClientPreface)))
+			f := http2.NewFramer(far, far)
+			if name == "headers" {
+				f.WriteSettings()
+			}
+			requests := 0
+			for claimed := false; ; {
+				if !claimed && name == "hello" {
+					claim(f, far)
+					claimed = true
+				}
+				frame, err := f.ReadFrame()
+				if err != nil {
+					break // closed
+				}
+				switch frame := frame.(type) {
+				case *http2.HeadersFrame:
+					if frame.StreamID != 1 {
+						requests++
+					} else {
+						claim(f, far)
+					}
+				case *http2.DataFrame:
+					f.WriteData(1, false, bytes.Clone(frame.Data()))
+				}
+				if g.hub.Connected("evil") == 1 && !claimed {
+					claimed = true
+					for range 50 { // all of them go to the one whose certificate it is
+						g.do(t, request(t, t.Context(), "GET", "/", nil))
+					}
+					far.Close()
+				}
+			}
+			if n := g.hub.Connected(uid); n != 1 || requests != 0 {
+				t.Errorf("%d connections of the cluster, %d requests of it elsewhere", n, requests)
+			}
+			if err := receive(t, ended, "the connection to end"); err == nil {
+				t.Error("no reason")
+			}
+		})
+	}
+}
