@@ -186,8 +186,7 @@ func deviceCodeV1(p *Provider, c *call) (any, *oauthError) {
 	return deviceAnswerV1{a.UserCode, a.DeviceCode, a.URI, strconv.Itoa(a.ExpiresIn), strconv.Itoa(a.Interval), a.Message}, nil
 }
 
-// startDevice begins a flow (RFC 8628 3.1). The page is at our own address: the
-// user's browser need not be behind the proxy that led the client here.
+// startDevice begins a flow (RFC 8628 3.1).
 func (p *Provider) startDevice(c *call, v2 bool) (deviceAnswer, *oauthError) {
 	form, failure := readForm(c.request)
 	if failure != nil {
@@ -215,7 +214,7 @@ func (p *Provider) startDevice(c *call, v2 bool) (deviceAnswer, *oauthError) {
 		clientID: app.ClientID, clientName: app.Name, scope: scope, expires: p.cfg.Now().Add(deviceLife),
 	}
 	p.devices.add(f)
-	page := p.address(c.request) + "/devicelogin"
+	page := p.forBrowser(c.request) + "/devicelogin"
 	return deviceAnswer{
 		UserCode: f.userCode, DeviceCode: f.deviceCode, URI: page,
 		ExpiresIn: int(deviceLife.Seconds()), Interval: int(deviceInterval.Seconds()),

@@ -24,14 +24,6 @@ const (
 
 func isNotFound(err error) bool { return errors.Is(err, access.ErrNotFound) }
 
-// address is the provider's own, for a browser.
-func (p *Provider) address(r *http.Request) string {
-	if p.cfg.Address != "" {
-		return p.cfg.Address
-	}
-	return p.cfg.BaseURL(r)
-}
-
 // deviceLogin shows the form for a device's code, name and password.
 func deviceLogin(_ *Provider, c *call) (any, *oauthError) {
 	return deviceForm(c.request.URL.Query().Get("otc"), ""), nil

@@ -51,19 +51,20 @@ func (p *Provider) discovery(r *http.Request, tenant string, issuer func(host, t
 		return nil, failure
 	}
 	host := p.cfg.BaseURL(r)
-	base := host + "/" + id
+	named := id
 	if id == "{tenantid}" { // only the issuer is a template; endpoints are callable
-		base = host + "/" + tenant
+		named = tenant
 	}
+	base, browser := host+"/"+named, p.forBrowser(r)+"/"+named
 	graph := strings.TrimPrefix(host, "https://")
 	return document{
 		Issuer:                issuer(host, id),
-		AuthorizationEndpoint: base + "/oauth2" + version + "/authorize",
+		AuthorizationEndpoint: browser + "/oauth2" + version + "/authorize",
 		TokenEndpoint:         base + "/oauth2" + version + "/token",
 		DeviceEndpoint:        base + "/oauth2" + version + "/devicecode",
 		JWKSURI:               base + "/discovery" + version + "/keys",
 		UserinfoEndpoint:      host + "/oidc/userinfo",
-		EndSessionEndpoint:    base + "/oauth2" + version + "/logout",
+		EndSessionEndpoint:    browser + "/oauth2" + version + "/logout",
 		AuthMethods:           []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
 		ResponseModes:         []string{"query", "form_post"},
 		ResponseTypes:         []string{"code"},

@@ -271,7 +271,7 @@ func (p *Provider) identityToken(r *msiRequest) (Identity, issued, *oauthError) 
 		}
 	}
 	signer, now := p.cfg.Keys.current(), p.cfg.Now()
-	key := tokenKey{target: want.target(p.address(r.Request)), kid: signer.kid, subject: s}
+	key := tokenKey{target: want.target(p.cfg.Address), kid: signer.kid, subject: s}
 	t, ok := p.tokens.get(key, now)
 	if err == nil && !ok {
 		if t, err = p.mint(signer, s, key.target, p.cfg.Lifetimes.ManagedIdentity); err == nil {

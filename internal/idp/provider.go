@@ -286,3 +286,14 @@ func (p *Provider) isOwnHost(r *http.Request, host string) bool {
 	own := append([]string{strings.TrimPrefix(p.cfg.BaseURL(r), "https://"), strings.TrimPrefix(p.cfg.Address, "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
 	return host != "" && slices.ContainsFunc(own, func(h string) bool { return strings.EqualFold(h, host) })
 }
+
+// forBrowser is where a browser finds this provider: as the client does, but
+// for a client that a proxy led here by the name of Entra's host. The user's
+// browser is not behind that proxy, and would ask Entra itself.
+func (p *Provider) forBrowser(r *http.Request) string {
+	host := p.cfg.BaseURL(r)
+	if p.cfg.Address != "" && slices.Contains(loginHosts(), strings.ToLower(strings.TrimPrefix(host, "https://"))) {
+		return p.cfg.Address
+	}
+	return host
+}
