@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,4 +137,17 @@ func (s *server) writeOperator(op operator) error {
 		return err
 	}
 	return durable.Replace(s.operatorFile(), append(data, '\n'))
+}
+
+// nameTenant keeps the tenant's domains, if the server was told some. Users of
+// a domain that is left out keep their names, and do not sign in at /common.
+func (s *server) nameTenant(ctx context.Context, tenantID string) error {
+	item, err := s.store.Tenants.Get(ctx, tenantID)
+	if err != nil || len(s.cfg.TenantDomains) == 0 || slices.Equal(item.Value.Domains, s.cfg.TenantDomains) {
+		return err
+	}
+	next := item.Value
+	next.Domains = s.cfg.TenantDomains
+	_, err = s.store.Tenants.Put(ctx, next, item.Version)
+	return err
 }

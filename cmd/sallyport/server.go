@@ -60,6 +60,11 @@ type serverConfig struct {
 	// IdentityListen is the loopback address of the plain-HTTP
 	// managed-identity endpoint.
 	IdentityListen string
+	// TenantDomains are the verified domains of the embedded directory's tenant,
+	// the default one first: users are name@DOMAIN, and clients may name the
+	// tenant by any. They are kept, so they need to be given only once; without
+	// any it is sallyport.internal.
+	TenantDomains []string
 	// ArcTokens is the folder in which workloads that use the protocol of Azure Arc
 	// find what proves that they run here. Clients believe only
 	// /var/opt/azcmagent/tokens, and read files of this process's user. Empty:
@@ -181,6 +186,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
   sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443
   sallyport server --allow-from 10.0.0.0/8,AzureMachineLearning.WestEurope --service-tags ServiceTags_Public.json
   sallyport server --data-dir /var/lib/sallyport --listen :443 --advertise gateway.example.com:443 --cluster-domain clusters.example.com
+  sallyport server --data-dir ./sallyport-data --tenant-domain contoso.onmicrosoft.com
   sallyport server --data-dir ./sallyport-data --new-operator   # lost operator.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -195,6 +201,7 @@ operator, whose credential is written to DIR/operator.json (mode 0600).`,
 	f.StringVar(&cfg.ClusterDomain, "cluster-domain", "", "domain below which each cluster has a host name, UID.DOMAIN, beside its path on the gateway")
 	f.DurationVar(&cfg.TokenGrace, "token-grace", cfg.TokenGrace, "how long a request under way may outlive its token")
 	f.StringVar(&cfg.IdentityListen, "identity-listen", cfg.IdentityListen, "loopback address of the managed-identity endpoint")
+	f.StringSliceVar(&cfg.TenantDomains, "tenant-domain", nil, "verified domain of the embedded directory's tenant, the default one first; may be repeated, and is kept (default "+directory.DefaultDomain+")")
 	f.StringVar(&cfg.ArcTokens, "arc-tokens", "", "serve Azure Arc's managed-identity protocol, with its challenges in this folder (clients want /var/opt/azcmagent/tokens)")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "external etcd cluster (default: etcd in this process)")
 	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file with the external etcd cluster's CA")
@@ -333,6 +340,9 @@ func runServer(ctx context.Context, cfg serverConfig, stdout io.Writer) (err err
 	if err != nil {
 		return err
 	}
+	if err := s.nameTenant(ctx, op.TenantID); err != nil {
+		return err
+	}
 	if err := s.build(op, "http://"+identity.Addr().String()+"/msi/token"); err != nil {
 		return err
 	}
@@ -362,6 +372,11 @@ func checkServerConfig(cfg serverConfig) error {
 	}
 	if cfg.ClusterDomain != "" && !domainName(cfg.ClusterDomain) {
 		return fmt.Errorf("--cluster-domain %q must be a DNS name in lower case, without a dot at either end, such as clusters.example.com: %w", cfg.ClusterDomain, access.ErrInvalid)
+	}
+	for _, domain := range cfg.TenantDomains {
+		if !domainName(domain) || !strings.Contains(domain, ".") {
+			return fmt.Errorf("--tenant-domain %q must be a DNS name in lower case with a dot in it, such as contoso.example: %w", domain, access.ErrInvalid)
+		}
 	}
 	if cfg.TokenGrace < 0 {
 		return fmt.Errorf("--token-grace %s must not be negative: %w", cfg.TokenGrace, access.ErrInvalid)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/arm"
+	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -59,10 +60,22 @@ type tenant struct {
 	CountryCode    string   `json:"countryCode"`
 }
 
-// listTenants shows a caller its own tenant, the one that its token is of.
-func (c *ControlPlane) listTenants(_ context.Context, q *request) (reply, error) {
+// listTenants shows a caller its own tenant, the one that its token is of. Of a
+// real Entra tenant no domains are known here.
+func (c *ControlPlane) listTenants(ctx context.Context, q *request) (reply, error) {
 	id := q.caller.TenantID
 	own := tenant{ID: "/tenants/" + id, TenantID: id, DisplayName: "Sallyport", DefaultDomain: id, Domains: []string{id}, TenantCategory: "Home", CountryCode: "ZZ"}
+	known, err := c.store.Tenants.Get(ctx, id)
+	switch {
+	case err == nil:
+		own.Domains = directory.Domains(known.Value)
+		own.DefaultDomain = own.Domains[0]
+		if known.Value.Name != "" {
+			own.DisplayName = known.Value.Name
+		}
+	case !errors.Is(err, access.ErrNotFound):
+		return reply{}, err
+	}
 	return reply{status: http.StatusOK, body: arm.List[tenant]{Value: []tenant{own}}}, nil
 }
 
