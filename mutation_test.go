@@ -99,7 +99,10 @@ func mutations() []mutation {
 		one("27", "internal/authorize/rights.go", `	"Microsoft.Authorization/*/write",`, "", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("29", "internal/gateway/gateway.go", "if preflight(r) {", "if preflight(r) && rec.ID == \"\" {", gateway, "TestItem29NoCookiesNoCORS"),
 		one("39", "internal/controlplane/request.go", `"path", access.Clip(q.http.URL.EscapedPath(), 512)`, `"path", access.Clip(q.http.URL.String(), 512)`, "./internal/controlplane", "TestItem39NoSecretIsLogged"),
-		one("28", proxy, "	r = r.WithContext(tunnel.BoundInterim(r.Context()))\n", "", gateway, "TestItem28HostileCluster"),
+		{"28", []edit{ // either end alone is enough
+			{proxy, "	r = r.WithContext(tunnel.BoundInterim(r.Context()))\n", ""},
+			{forward, "	r = r.WithContext(tunnel.BoundInterim(r.Context()))\n", ""},
+		}, gateway, "TestItem28HostileCluster"},
 		one("30", "internal/tunnel/link.go", "			WriteByteTimeout:              writeTimeout,\n", "", tunnel, "TestItem30AgentThatReadsNothing"),
 		one("32", "internal/gateway/gateway.go", "	defer cutWrites(ctx, w)()\n", "", gateway, "TestItem32StalledClientIsCut"),
 		one("38", "internal/gateway/limits.go", "if wait := r.DelayFrom(now); wait > 0 {", "if wait := r.DelayFrom(now); wait > time.Hour {", gateway, "TestItem38TooMany"),
