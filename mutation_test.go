@@ -124,7 +124,7 @@ func mutations() []mutation {
 		one("39", "internal/idp/rotation.go", "KeyOverlap = 26 * time.Hour", "KeyOverlap = 24 * time.Hour", "./internal/idp", "TestRotateOverlap"),
 		one("40", "internal/gateway/gateway.go", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil && rec.ID == \"\" {", gateway, "TestItem40NotRecordedIsRefused"),
 		one("40", "internal/tunnel/allow.go", `"Accept":              true,`, `"Accept":              true, "Audit-Id": true,`, gateway, "TestItem40ClientsAuditIDIsIgnored"),
-		one("41", "cmd/sallyport/server.go", `MetricsListen:  "127.0.0.1:8445"`, `MetricsListen:  ":8445"`, "./cmd/sallyport", "TestItem41DefaultsAreLoopback"),
+		one("41", "cmd/sallyport/serverconfig.go", `MetricsListen:  "127.0.0.1:8445"`, `MetricsListen:  ":8445"`, "./cmd/sallyport", "TestItem41DefaultsAreLoopback"),
 	}
 }
 
