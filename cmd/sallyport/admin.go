@@ -88,9 +88,9 @@ func (s *server) serveAdmin(w http.ResponseWriter, r *http.Request) {
 	case "GET /v1/keys":
 		answer = s.listKeys()
 	case "POST /v1/keys/rotate":
-		answer, err = adminCall(s, r, s.rotateKeys)
+		answer, err = adminCall(r, s.rotateKeys)
 	case "POST /v1/keys/retire":
-		answer, err = adminCall(s, r, s.retireKeys)
+		answer, err = adminCall(r, s.retireKeys)
 	default:
 		err = fmt.Errorf("this server does not know %s %s; is the command of another version? %w", access.Clip(r.Method, arm.MaxMethod), access.Clip(r.URL.Path, 100), access.ErrNotFound)
 	}
@@ -127,7 +127,7 @@ func adminKinds() []adminKind {
 }
 
 // adminCall reads the body of a call and makes it.
-func adminCall[Req, Resp any](_ *server, r *http.Request, call func(context.Context, Req) (Resp, error)) (answer Resp, err error) {
+func adminCall[Req, Resp any](r *http.Request, call func(context.Context, Req) (Resp, error)) (answer Resp, err error) {
 	var req Req
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -142,7 +142,7 @@ func (s *server) recordAdmin(ctx context.Context, id, action string, detail map[
 	by, _ := ctx.Value(peerKey{}).(string)
 	allowed := true
 	return s.record(audit.Record{
-		Time: time.Now().UTC(), Stage: audit.Consent, ID: id, Remote: by,
+		Time: s.cfg.now().UTC(), Stage: audit.Consent, ID: id, Remote: by,
 		Action: "Sallyport.Gateway/" + action + "/action", Detail: detail, Allowed: &allowed,
 	})
 }

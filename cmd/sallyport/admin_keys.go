@@ -94,13 +94,13 @@ func (s *server) rotateKeys(ctx context.Context, r rotation) (rotated, error) {
 			return rotated{}, err
 		}
 		id, records, err := s.store.RotateKey(ctx)
-		return rotated{ID: id, From: time.Now(), Records: records}, err
+		return rotated{ID: id, From: s.cfg.now(), Records: records}, err
 	case keyCA:
 		if err := s.recordAdmin(ctx, uuid.NewString(), "keys/rotate", detail); err != nil {
 			return rotated{}, err
 		}
 		hash, err := s.introduceCA()
-		return rotated{ID: hash, From: time.Now()}, err
+		return rotated{ID: hash, From: s.cfg.now()}, err
 	}
 	return rotated{}, errKeySort(r.What)
 }

@@ -90,6 +90,9 @@ func TestChaosClock(t *testing.T) {
 	wants("an hour ahead", "ml", http.StatusOK)
 	wants("an hour ahead", "brief", http.StatusForbidden, "expired")
 	wants("an hour ahead", "withdrawn", http.StatusForbidden)
+	if resp, text := s.send(http.MethodGet, "/graph/v1.0/groups", s.ml.token(idp.GraphAudiences()[0]), ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("an hour ahead, a token of now for Graph: status %d: %s", resp.StatusCode, text)
+	}
 	s.must("rolebinding", "show", "--cluster-name", "private", "-n", "brief")
 	s.bind("private", "ahead", brief.id, inference) // a write comes into force
 

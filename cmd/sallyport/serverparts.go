@@ -47,7 +47,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	s.record = audit.NewMetrics(s.registry).Counted(s.audit.Log)
 	s.graph, err = graph.New(graph.Config{
 		Store: s.store, Directory: s.directory, Authenticate: s.graphTokens.Principal, Audit: s.record,
-		Remote: s.addresses.remote, Logger: s.log.With("part", "graph"), Unserved: unserved.of("graph"),
+		Remote: s.addresses.remote, Now: s.cfg.now, Logger: s.log.With("part", "graph"), Unserved: unserved.of("graph"),
 	})
 	if err != nil {
 		return err
@@ -209,6 +209,7 @@ func (s *server) buildVerifiers(op operator) (err error) {
 	}
 	// Graph is of the embedded directory: no other tenant has anything there.
 	s.graphTokens, err = authenticate.New(authenticate.Config{
+		Now:       s.cfg.now,
 		Issuers:   issuers[:1],
 		Audiences: append(idp.GraphAudiences(), own+"/graph", own+"/graph/"),
 		Metrics:   prometheus.WrapRegistererWith(prometheus.Labels{"audience": "graph"}, s.registry),
