@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func TestSystemSlow(t *testing.T) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run("unread lists over "+protocol, func(t *testing.T) { s.testUnreadLists(t, protocol, list.path, whole) })
 		t.Run("a body at a trickle over "+protocol, func(t *testing.T) { s.testTrickle(t, protocol, gated) })
+		t.Run("half a body over "+protocol, func(t *testing.T) { s.testHalf(t, protocol, gated) })
 	}
 }
 
@@ -157,4 +159,22 @@ func (s *bound) testTrickle(t *testing.T, protocol string, w *way) {
 	if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusCreated {
 		t.Errorf("%d %s, %v", resp.StatusCode, text, err)
 	}
+}
+
+// testHalf stops in the middle of a body. The API server's answer, when it has
+// waited long enough, ends the request.
+func (s *bound) testHalf(t *testing.T, protocol string, w *way) {
+	client, since := s.slowClient(t, protocol), len(s.records())
+	body, write := io.Pipe()
+	defer write.Close()
+	go io.WriteString(write, `{"kind":`)
+	resp := s.ask(t, client, "POST", "/api/v1/namespaces/"+w.namespace+"/configmaps?timeout=2s", body, 1000)
+	if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("%d %s, %v", resp.StatusCode, text, err)
+	}
+	s.await("the request is recorded as ended", func() bool {
+		return slices.ContainsFunc(s.records()[since:], func(r audit.Record) bool {
+			return r.Stage == audit.Complete && r.Status == http.StatusGatewayTimeout && strings.HasSuffix(r.Path, "/configmaps")
+		})
+	})
 }

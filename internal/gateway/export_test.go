@@ -25,8 +25,8 @@ func (g *Gateway) Shares() int {
 }
 
 // NewUpload returns the body of a request that is answered on w, and what is
-// called when the answer is there.
-func NewUpload(body io.ReadCloser, size int64, first bool, w http.ResponseWriter) (_ io.ReadCloser, hurry func()) {
+// called with the head of the answer and behind its end.
+func NewUpload(body io.ReadCloser, size int64, first bool, w http.ResponseWriter) (_ io.ReadCloser, answered func(http.Header), end func()) {
 	u := &upload{ReadCloser: body, size: size, first: first, conn: http.NewResponseController(w)}
-	return u, u.hurry
+	return u, u.answered, u.end
 }

@@ -40,7 +40,7 @@ func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID
 		Rewrite: func(p *httputil.ProxyRequest) {
 			rewrite(p.Out)
 		},
-		Transport:  adm.to,
+		Transport:  tunnel.Early(adm.to),
 		BufferPool: g.buffers,
 		ErrorLog:   g.debug,
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
@@ -235,8 +235,9 @@ type recorder struct {
 	http.ResponseWriter
 	status   int
 	bytes    int64
-	received int64 // of bytes, those that an upgraded stream brought from the client
-	refused  error // why the answer is ours and not the cluster's; nil if it is not
+	received int64   // of bytes, those that an upgraded stream brought from the client
+	refused  error   // why the answer is ours and not the cluster's; nil if it is not
+	body     *upload // the request's; nil for one without
 }
 
 // Unwrap serves [http.ResponseController].
@@ -248,17 +249,21 @@ func (r *recorder) WriteHeader(status int) {
 	if status < http.StatusOK {
 		return
 	}
+	r.begin(status)
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// begin notes the first status that is written.
+func (r *recorder) begin(status int) {
 	if r.status == 0 {
 		r.status = status
+		r.body.answered(r.Header())
 	}
-	r.ResponseWriter.WriteHeader(status)
 }
 
 // Write counts the bytes of the body.
 func (r *recorder) Write(p []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.begin(http.StatusOK)
 	n, err := r.ResponseWriter.Write(p)
 	r.bytes += int64(n)
 	return n, err

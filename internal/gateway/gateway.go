@@ -126,7 +126,6 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		seen.body.hurry()
 		g.refuse(answer, step, refusal{rec.ID, adm.path, err})
 		return
 	}

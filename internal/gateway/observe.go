@@ -46,6 +46,7 @@ func (g *Gateway) observe(answer *recorder, r *http.Request, requestID string) (
 		out := *r
 		o.body = &upload{ReadCloser: r.Body, size: r.ContentLength, first: r.ProtoMajor == 1, conn: http.NewResponseController(answer)}
 		out.Body, r = o.body, &out
+		answer.body = o.body
 	}
 	return r, o
 }
@@ -78,6 +79,7 @@ func (o *observed) admitted(adm admission) {
 
 // end counts the request, by what it was answered and why it ended.
 func (o *observed) end() {
+	o.body.end()
 	m, now := o.g.metrics, o.g.cfg.Now()
 	o.leave()
 	code := "aborted"
@@ -148,6 +150,5 @@ func (t timed) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil {
 		o.answered = o.g.cfg.Now()
 	}
-	o.body.hurry()
 	return resp, err
 }

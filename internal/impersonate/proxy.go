@@ -85,7 +85,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:    p.rewrite,
-		Transport:  roundTripper{next: p.plain, token: cfg.Token, headers: p.headers},
+		Transport:  roundTripper{next: tunnel.Early(p.plain), token: cfg.Token, headers: p.headers},
 		BufferPool: tunnel.NewBufferPool(),
 		ErrorLog:   slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		ModifyResponse: func(resp *http.Response) error {
