@@ -93,10 +93,12 @@ func mutations() []mutation {
 		one("26", "internal/authorize/index.go", "			x.removeLocked(key)\n			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "./internal/authorize", "TestItem26NoGrantSurvivesItsDeletion"),
 		one("26", "internal/gateway/gateway.go", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil {", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil && rec.ID == \"\" {", gateway, "TestItem26WithdrawnBetween"),
 		one("26", "internal/gateway/gateway.go", "	ctx, release := g.cfg.Live.Register(r.Context(), adm.grant.BindingUID)\n	defer release()\n", "	ctx := r.Context()\n", gateway, "TestItem26RevokedBeforeTheAnswer"),
-		one("27", "internal/controlplane/rolebindings.go", "	return q.requireLinked(ctx, action, want.source)\n", "	return nil\n", "./internal/controlplane", "TestItem27BindingNamesForeignSource"),
+		one("27", "internal/controlplane/rolebindings.go", "	return q.requireLinked(ctx, action, want.source)\n", "	_ = action\n	return nil\n", "./internal/controlplane", "TestItem27BindingNamesForeignSource"),
 		one("27", "internal/controlplane/rolebindings.go", "	if itself {\n", "	if itself && want.roles == nil {\n", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("27", "internal/controlplane/policies.go", "if q.actsBy(b.Value) && (", "if q.caller.Is(b.Value.ID) && (", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("27", "internal/authorize/rights.go", `	"Microsoft.Authorization/*/write",`, "", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
+		one("27", "internal/controlplane/routes.go", `{post, agent + "/joinToken", owner, c.postJoinToken}`, `{post, agent + "/joinToken", listed, c.postJoinToken}`, "./internal/controlplane", "TestEveryRoute"),
+		one("27", "internal/controlplane/identities.go", "q.requireLinked(ctx, assignAction, id); err != nil", "q.requireLinked(ctx, assignAction, id); err != nil && isUsed", "./internal/controlplane", "TestRightsAreNotWidened"),
 		one("29", "internal/gateway/gateway.go", "if preflight(r) {", "if preflight(r) && rec.ID == \"\" {", gateway, "TestItem29NoCookiesNoCORS"),
 		one("39", "internal/controlplane/request.go", `"path", access.Clip(q.http.URL.EscapedPath(), 512)`, `"path", access.Clip(q.http.URL.String(), 512)`, "./internal/controlplane", "TestItem39NoSecretIsLogged"),
 		{"28", []edit{ // either end alone is enough
