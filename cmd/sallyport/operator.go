@@ -111,10 +111,13 @@ func (s *server) assignOwners(ctx context.Context) error {
 			continue
 		}
 		var changes []store.Change
-		for _, o := range sub.Owners {
+		for i, o := range sub.Owners {
+			if slices.ContainsFunc(sub.Owners[:i], o.Equal) {
+				continue // a role is given once
+			}
 			changes = append(changes, s.store.RoleAssignments.Creating(access.NewOwner(uuid.NewString(), sub.ID, o, o.ObjectID, time.Now().UTC())))
 		}
-		count := len(sub.Owners)
+		count := len(changes)
 		sub.Owners = nil
 		if _, err := s.store.Commit(ctx, append(changes, s.store.Subscriptions.Updating(item, sub))...); err != nil {
 			return fmt.Errorf("make role assignments of the owners of subscription %s: %w", sub.ID, err)

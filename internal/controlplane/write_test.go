@@ -130,7 +130,8 @@ func TestAudit(t *testing.T) {
 
 // TestItem39NoSecretIsLogged: one line for each request, and no secret in any (item 39).
 func TestItem39NoSecretIsLogged(t *testing.T) {
-	f := newFixture(t, nil)
+	unserved := 0
+	f := newFixture(t, func(c *controlplane.Config) { c.Unserved = func(*http.Request) { unserved++ } })
 	f.do("forged-canary", "PUT", binding+version, consentV)
 	f.do("owner", "PUT", cluster+version, `{"location":"eastus","properties":{"adminPassword":"body-canary"}}`)
 	f.want(200, "POST", cluster+"/providers/Sallyport.Gateway/agents/default/joinToken"+version+"&secret=query-canary", "")
@@ -139,8 +140,8 @@ func TestItem39NoSecretIsLogged(t *testing.T) {
 	if strings.Contains(log, "canary") {
 		t.Errorf("a secret is in the log:\n%s", log)
 	}
-	if n := strings.Count(log, "no such route"); n != 1 {
-		t.Errorf("%d lines on the unknown route, want 1:\n%s", n, log)
+	if n := strings.Count(log, "/unknown/route/x"); n != 1 || unserved != 1 {
+		t.Errorf("%d lines on the unknown route, and told of %d, want 1 and 1:\n%s", n, unserved, log)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
