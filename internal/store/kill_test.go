@@ -99,7 +99,6 @@ type killed struct {
 // instruction, and it shows ordering and recovery of the process, not what the
 // disk promises: what the kernel was given, it writes.
 func TestKill(t *testing.T) {
-	k := &killed{dir: t.TempDir(), there: map[string]bool{}, gone: map[string]bool{}, open: map[string]bool{}}
 	kills := 20
 	switch {
 	case os.Getenv(chaos) != "":
@@ -107,12 +106,28 @@ func TestKill(t *testing.T) {
 	case testing.Short():
 		kills = 4
 	}
-	for i := range kills {
-		k.one(t, i, float64(i)/float64(kills))
-		if t.Failed() {
-			t.Fatalf("after %d kills", i+1)
-		}
+	// A folder is looked into after each hundredth kill, and then another is
+	// taken: the log that a start reads grows with each.
+	const most = 100
+	for first := 0; first < kills; first += most {
+		t.Run(fmt.Sprintf("from %d", first), func(t *testing.T) {
+			k := &killed{dir: t.TempDir(), there: map[string]bool{}, gone: map[string]bool{}, open: map[string]bool{}}
+			n := min(most, kills-first)
+			for i := range n {
+				// Rounds interleave, so that each spreads over the whole write.
+				k.one(t, i, (float64(i)+float64(first)/float64(kills))/float64(n))
+				if t.Failed() {
+					t.Fatalf("after %d kills", first+i+1)
+				}
+			}
+			k.report(t, n)
+		})
 	}
+}
+
+// report looks for everything that was acknowledged, and says what there was.
+func (k *killed) report(t *testing.T, kills int) {
+	t.Helper()
 	made := k.check(t)
 	slices.Sort(k.took)
 	t.Logf("%d kills, spread over 1.5 times the median write (%s): %d before the acknowledgement, %d after it; %d while the key was replaced; of %d commits under way %d had been made, each whole; %d acknowledged commits there, %d acknowledged deletes last",
