@@ -73,6 +73,8 @@ func (a *authorizations) redeem(code, clientID, redirectURI, verifier string, no
 		return session{}, invalidGrant(500112, "The reply address '%s' does not match the reply address provided when requesting the authorization code.", clip(redirectURI))
 	case one.challenge != "" && verifier == "":
 		return session{}, invalidGrant(50148, "The code_verifier is required: the authorization request had a code_challenge.")
+	case one.challenge == "" && verifier != "": // somebody took the challenge out of the request (RFC 9700 2.1.1)
+		return session{}, invalidGrant(501481, "The code_verifier is not expected: the authorization request had no code_challenge.")
 	case one.challenge != "" && subtle.ConstantTimeCompare([]byte(one.challenge), []byte(challengeOf(verifier))) != 1:
 		return session{}, invalidGrant(501481, "The Code_Verifier does not match the code_challenge supplied in the authorization request.")
 	}

@@ -116,7 +116,8 @@ func redirectOf(app store.Application, given string) (native, ok bool) {
 	if err != nil || got.Scheme == "" || got.Fragment != "" || got.User != nil || got.Opaque != "" {
 		return false, false
 	}
-	native = got.Scheme != "https" || strings.EqualFold(given, "https://login.microsoftonline.com/common/oauth2/nativeclient")
+	web := got.Scheme == "https" || got.Scheme == "http" && !isLoopback(got.Hostname())
+	native = !web || strings.EqualFold(given, "https://login.microsoftonline.com/common/oauth2/nativeclient")
 	for _, registered := range app.RedirectURIs {
 		if registered == given {
 			return native, true
