@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -74,6 +75,7 @@ func (s *server) buildIDP(unserved *unserved) (err error) {
 		Logger:    s.log.With("part", "idp"),
 		Unserved:  unserved.of("idp"),
 		Address:   own,
+		Hosts:     loopbackHosts(s.advertise, s.cfg.Listen),
 		Remote:    s.addresses.remote,
 		ArcTokens: s.cfg.ArcTokens,
 		// Terraform asks for a token for the ARM address it was given, and az, in a
@@ -179,6 +181,19 @@ func (s *server) buildControlPlane(identityEndpoint string, unserved *unserved) 
 		Unserved:     unserved.of("controlplane"),
 	})
 	return err
+}
+
+// loopbackHosts are the names of this machine, which the server's certificate
+// has beside the advertised one, at the ports of these addresses.
+func loopbackHosts(addresses ...string) (hosts []string) {
+	for _, address := range addresses {
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			for _, name := range []string{"localhost", "127.0.0.1", "::1"} {
+				hosts = append(hosts, net.JoinHostPort(name, port))
+			}
+		}
+	}
+	return hosts
 }
 
 // buildVerifiers makes one verifier for each audience: ARM, Graph and the data

@@ -133,6 +133,7 @@ func TestCertificateAssertion(t *testing.T) {
 		{name: "another issuer", claims: fields{"iss": clientID}, code: 700027},
 		{name: "another subject", claims: fields{"sub": clientID}, code: 700027},
 		{name: "another host", claims: fields{"aud": "https://login.example/" + tenant + "/oauth2/v2.0/token"}, code: 700023},
+		{name: "another server, whose name the request bears", claims: fields{"aud": "https://login.example/" + tenant + "/oauth2/v2.0/token"}, host: "login.example", code: 700023},
 		{name: "another tenant", claims: fields{"aud": "https://login.test/" + otherTenant + "/oauth2/v2.0/token"}, code: 700023},
 		{name: "not https", claims: fields{"aud": "http://login.test/" + tenant + "/oauth2/v2.0/token"}, code: 700023},
 		{name: "two audiences", claims: fields{"aud": []string{"https://login.test/" + tenant + "/oauth2/v2.0/token"}}, code: 700023},

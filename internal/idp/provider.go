@@ -1,6 +1,7 @@
 package idp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,8 @@ type Config struct {
 	// https://host[:port] without a slash at the end.
 	BaseURL func(*http.Request) string
 	// Hosts are further names (host or host:port) under which clients reach
-	// this provider; instance discovery answers for them and no others.
+	// this provider. Beside Address and Entra's login hosts, they are all that
+	// instance discovery answers for and a client's assertion may be made for.
 	Hosts     []string
 	Keys      *Keys
 	Directory Directory
@@ -282,8 +284,10 @@ func (p *Provider) tenantID(ctx context.Context, name string) (string, *oauthErr
 }
 
 // isOwnHost reports whether a host (host or host:port) leads to this provider.
+// What a request names as its host says nothing: an assertion made for another
+// server would be good here by that name.
 func (p *Provider) isOwnHost(r *http.Request, host string) bool {
-	own := append([]string{strings.TrimPrefix(p.cfg.BaseURL(r), "https://"), strings.TrimPrefix(p.cfg.Address, "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
+	own := append([]string{strings.TrimPrefix(cmp.Or(p.cfg.Address, p.cfg.BaseURL(r)), "https://")}, append(loginHosts(), p.cfg.Hosts...)...)
 	return host != "" && slices.ContainsFunc(own, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
