@@ -176,6 +176,7 @@ func (s *server) serveWeb(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if part, ok := azurePart(r); ok {
+		defer s.writing(r)()
 		s.serveAzure(part, w, r)
 		return
 	}
