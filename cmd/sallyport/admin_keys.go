@@ -159,7 +159,7 @@ func (s *server) dependents(ctx context.Context) (ids []string, err error) {
 // refreshVerifiers has this server's own verifiers know the keys as they are
 // now. Those of others learn by themselves.
 func (s *server) refreshVerifiers(ctx context.Context) error {
-	for _, v := range []interface{ Refresh(context.Context) error }{s.arm, s.data} {
+	for _, v := range []interface{ Refresh(context.Context) error }{s.arm, s.data, s.graphTokens} {
 		if err := v.Refresh(ctx); err != nil {
 			return fmt.Errorf("the key is changed, but this server's own verifiers have not taken it up yet and will within the hour: %w", err)
 		}

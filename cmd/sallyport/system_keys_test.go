@@ -39,7 +39,7 @@ func TestSystemKeys(t *testing.T) {
 		resp, _ := s.send(http.MethodGet, "/subscriptions?api-version=2022-12-01", token, "")
 		return resp.StatusCode
 	}
-	old := s.operatorToken()
+	old, oldForGraph := s.operatorToken(), s.applicationToken("https://graph.microsoft.com/")
 	contains(t, "keys list", keys("list"), kid(t, old), "signs", "encrypts")
 
 	// Published first.
@@ -64,6 +64,10 @@ func TestSystemKeys(t *testing.T) {
 	keys("retire", "signing", kid(t, old))
 	if got := []int{answers(old), answers(fresh)}; !slices.Equal(got, []int{401, 200}) {
 		t.Errorf("after the old key was retired its tokens and the new one's are answered %v, want 401 and 200", got)
+	}
+
+	if resp, body := s.send(http.MethodGet, "/graph/v1.0/organization", oldForGraph, ""); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("after the old key was retired Graph answers its token with %s %s", resp.Status, body)
 	}
 
 	keys("rotate", "encryption")
