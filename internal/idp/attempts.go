@@ -2,6 +2,8 @@ package idp
 
 import (
 	"context"
+	"hash/maphash"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -12,10 +14,13 @@ import (
 // Entra's smart lockout allows, and a hundred times from all, so that one who
 // guesses does not lock the user out elsewhere.
 const (
-	attemptsWindow   = time.Minute
-	attemptsByBoth   = 10  // one user, one address
-	attemptsByOne    = 100 // one user, or one address
-	maxCountedThings = 10_000
+	attemptsWindow = time.Minute
+	attemptsByBoth = 10  // one user, one address
+	attemptsByOne  = 100 // one user, or one address
+	// attemptsCounters is how many things are counted apart; 2 MiB. Beyond
+	// that some share a counter, and shut each other out: a flood is never a way
+	// to guess uncounted.
+	attemptsCounters = 1 << 16
 )
 
 // attempts bounds how often passwords and codes are guessed, and how many
@@ -23,9 +28,10 @@ const (
 type attempts struct {
 	now   func() time.Time
 	slots chan struct{}
+	seed  maphash.Seed // so that nobody can choose whose counter he shares
 
 	mu     sync.Mutex
-	failed map[string]failures
+	failed []failures
 }
 
 // failures are those of one thing since the first of them.
@@ -35,7 +41,7 @@ type failures struct {
 }
 
 func newAttempts(now func() time.Time) *attempts {
-	return &attempts{now: now, slots: make(chan struct{}, runtime.GOMAXPROCS(0)), failed: map[string]failures{}}
+	return &attempts{now: now, slots: make(chan struct{}, runtime.GOMAXPROCS(0)), seed: maphash.MakeSeed(), failed: make([]failures, attemptsCounters)}
 }
 
 // hashing waits for a slot in which a slow hash may be computed; done gives it
@@ -57,8 +63,7 @@ func (a *attempts) allowed(user, address string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, most := range limits(user, address) {
-		f := a.failed[key]
-		if f.count >= most && a.now().Sub(f.since) < attemptsWindow {
+		if f := a.failed[a.counter(key)]; f.count >= most && a.now().Sub(f.since) < attemptsWindow {
 			return false
 		}
 	}
@@ -70,26 +75,21 @@ func (a *attempts) fail(user, address string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	if len(a.failed) >= maxCountedThings {
-		for key, f := range a.failed {
-			if now.Sub(f.since) >= attemptsWindow {
-				delete(a.failed, key)
-			}
-		}
-	}
 	for key := range limits(user, address) {
-		f, known := a.failed[key]
+		f := &a.failed[a.counter(key)]
 		if now.Sub(f.since) >= attemptsWindow {
-			f = failures{since: now}
+			*f = failures{since: now}
 		}
 		f.count++
-		if known || len(a.failed) < 2*maxCountedThings { // a flood of new ones is held by its addresses
-			a.failed[key] = f
-		}
 	}
 }
 
+func (a *attempts) counter(key string) uint64 {
+	return maphash.String(a.seed, key) % attemptsCounters
+}
+
 func limits(user, address string) map[string]int {
+	address = network(address)
 	keys := map[string]int{"address " + address: attemptsByOne}
 	if user != "" {
 		user = strings.ToLower(user)
@@ -97,4 +97,17 @@ func limits(user, address string) map[string]int {
 		keys["user "+user+" "+address] = attemptsByBoth
 	}
 	return keys
+}
+
+// network is what one party has of addresses: of IPv6 a whole /64.
+func network(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || !ip.Is6() || ip.Is4In6() {
+		return address
+	}
+	prefix, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return address
+	}
+	return prefix.String()
 }

@@ -58,7 +58,7 @@ func (p *Provider) signIn(c *call, tenant store.Tenant, upn, password string) (s
 	if err != nil && !errors.Is(err, access.ErrNotFound) {
 		return user, unavailable(err)
 	}
-	counted := ""
+	counted := upn // of a stranger too, or who is shut out would be known to exist
 	if exists {
 		counted = user.UPN
 	}

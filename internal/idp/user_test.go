@@ -119,6 +119,45 @@ func TestPasswordGuessing(t *testing.T) {
 	}
 }
 
+// TestGuessingTellsNoNames: a name that nobody has is shut out as one that
+// somebody has is.
+func TestGuessingTellsNoNames(t *testing.T) {
+	w := newWorld(t)
+	form := passwordForm("wrong")
+	form.Set("username", "nobody@contoso.example")
+	for i := range 11 {
+		want := "AADSTS50126"
+		if i == 10 {
+			want = "AADSTS50053"
+		}
+		if a := w.token(t, form); !strings.Contains(a.Description, want) {
+			t.Errorf("%d: want %s: %+v", i, want, a)
+		}
+	}
+}
+
+// TestGuessingFromOneNetwork: all that one party has of IPv6 is one address, and
+// a flood of names does not keep anything from being counted.
+func TestGuessingFromOneNetwork(t *testing.T) {
+	flood, user := idp.NewAttempts(func() time.Time { return start }), "alice@contoso.example"
+	for i := range 30_000 {
+		flood.Fail(fmt.Sprint("nobody", i), fmt.Sprintf("10.%d.%d.1", i/256, i%256))
+	}
+	for i := range 10 {
+		flood.Fail(user, fmt.Sprintf("2001:db8::%x", i))
+	}
+	if flood.Allowed(user, "2001:db8::ffff:1") {
+		t.Error("the eleventh from one network is let through")
+	}
+	quiet := idp.NewAttempts(func() time.Time { return start })
+	for i := range 10 {
+		quiet.Fail(user, fmt.Sprintf("2001:db8::%x", i))
+	}
+	if !quiet.Allowed(user, "2001:db8:0:1::1") || !quiet.Allowed("bob@contoso.example", "2001:db8::1") {
+		t.Error("somebody else is shut out")
+	}
+}
+
 // TestGroupOverage: of more than 200 groups the token says where to ask
 // (spec/identity.md 4.4).
 func TestGroupOverage(t *testing.T) {
