@@ -149,6 +149,18 @@ func TestAgentGoes(t *testing.T) {
 	}
 }
 
+// What an API server never answered is 502, in words that blame nobody else, and
+// no invitation to repeat it.
+func TestAPIServerGivesNoAnswer(t *testing.T) {
+	r := newRig(t)
+	r.connect(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { tunnel.Refuse(w, tunnel.ErrNoAnswer) }))
+	resp := r.do(request("POST", "/x", nil))
+	err := status(t, resp)
+	if resp.StatusCode != 502 || resp.Header.Get("Retry-After") != "" || !strings.HasPrefix(err.ErrStatus.Message, tunnel.ErrNoAnswer.Error()) {
+		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, err)
+	}
+}
+
 // An agent's refusal of an upgrade is a Status like any other, and the bytes
 // behind the request reach nobody (checklist, item 7).
 func TestItem07AgentRefusesUpgrade(t *testing.T) {
