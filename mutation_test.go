@@ -90,7 +90,7 @@ func mutations() []mutation {
 		}, "./internal/enroll", "TestItem20AgentRefused"},
 		one("21", "internal/enroll/client.go", "if !slices.Contains(hashes, keyHash(ca)) {", "if hashes == nil && slices.Contains(hashes, keyHash(ca)) {", "./internal/enroll", "TestItem21ClientKnowsItsGateway"),
 		one("23", proxy, "if err := p.cfg.Known(claim); err != nil {", "if err := p.cfg.Known(claim); err != nil && claim.Binding == \"\" {", impersonate, "TestItem23ForgedClaimsAreRefused"),
-		one("26", "internal/authorize/index.go", "			x.removeLocked(key)\n			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "./internal/authorize", "TestItem26NoGrantSurvivesItsDeletion"),
+		one("26", "internal/authorize/update.go", "			x.removeLocked(key)\n			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "			revoked = append(revoked, revocation{old.UID, \"binding deleted\"})", "./internal/authorize", "TestItem26NoGrantSurvivesItsDeletion"),
 		one("26", "internal/gateway/gateway.go", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil {", "if err := g.cfg.Authorizer.Holds(adm.grant); err != nil && rec.ID == \"\" {", gateway, "TestItem26WithdrawnBetween"),
 		one("26", "internal/gateway/gateway.go", "	ctx, release := g.cfg.Live.Register(r.Context(), adm.grant.BindingUID)\n	defer release()\n", "	ctx := r.Context()\n", gateway, "TestItem26RevokedBeforeTheAnswer"),
 		one("27", "internal/controlplane/rolebindings.go", "	return q.requireLinked(ctx, action, want.source)\n", "	_ = action\n	return nil\n", "./internal/controlplane", "TestItem27BindingNamesForeignSource"),
