@@ -97,8 +97,10 @@ func (c *ControlPlane) putRoleAssignment(ctx context.Context, q *request) (reply
 	if err != nil {
 		return reply{}, err
 	}
-	status := http.StatusCreated
+	var status int
+	var put access.RoleAssignment
 	err = retry(ctx, func() error {
+		status, put = http.StatusCreated, want // again, when another write came first
 		sub, err := c.store.Subscriptions.Get(ctx, q.subscription.Key)
 		if err != nil {
 			return err
@@ -120,18 +122,18 @@ func (c *ControlPlane) putRoleAssignment(ctx context.Context, q *request) (reply
 					Message: "Tenant ID, application ID, principal ID, and scope are not allowed to be updated."}
 			case strings.EqualFold(old.Name, want.Name):
 				old.Description, old.Updated, old.UpdatedBy = want.Description, want.Updated, want.UpdatedBy
-				status, want, write = http.StatusOK, old, c.store.RoleAssignments.Updating(item, old)
+				status, put, write = http.StatusOK, old, c.store.RoleAssignments.Updating(item, old)
 			case old.SameGrant(want):
 				return &arm.Error{Status: http.StatusConflict, Code: "RoleAssignmentExists", Message: "The role assignment already exists. The ID of the existing role assignment is " + strings.ReplaceAll(old.Name, "-", "") + "."}
 			}
 		}
-		if err := q.allow(assignmentDetail(want)); err != nil {
+		if err := q.allow(assignmentDetail(put)); err != nil {
 			return err
 		}
 		_, err = q.commit(ctx, append(held, c.store.Subscriptions.Updating(sub, sub.Value), write)...)
 		return err
 	})
-	return reply{status: status, body: arm.NewRoleAssignment(want)}, err
+	return reply{status: status, body: arm.NewRoleAssignment(put)}, err
 }
 
 // assignmentDetail is what the audit log keeps.
