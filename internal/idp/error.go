@@ -146,6 +146,5 @@ func writeJSON(w http.ResponseWriter, status int, answer any) {
 
 // clip shortens a value of the client's that is quoted back.
 func clip(s string) string {
-	const most = 200
-	return cmp.Or(s[:min(len(s), most)], "(empty)")
+	return cmp.Or(access.Clip(s, 200), "(empty)")
 }

@@ -274,7 +274,7 @@ func (p *Provider) identityToken(r *msiRequest) (Identity, issued, *oauthError) 
 	key := tokenKey{target: want.target(p.cfg.Address), kid: signer.kid, subject: s}
 	t, ok := p.tokens.get(key, now)
 	if err == nil && !ok {
-		if t, err = p.mint(signer, s, key.target, p.cfg.Lifetimes.ManagedIdentity); err == nil {
+		if t, err = p.mint(signer, s, key.target, managedIdentityLife); err == nil {
 			p.tokens.put(key, t, now)
 		}
 	}

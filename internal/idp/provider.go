@@ -50,12 +50,12 @@ type Identity struct {
 	UsedBy access.ResourceID
 }
 
-// Lifetimes are how long tokens live; a zero means the default.
-type Lifetimes struct {
-	Application     time.Duration // 1 h; of users' tokens as well
-	RefreshToken    time.Duration // 90 days from its last use, as Entra's
-	ManagedIdentity time.Duration // 24 h and 5 min, as Entra's (spec/identity.md 1.2)
-}
+// How long tokens live.
+const (
+	tokenLife           = time.Hour                    // of applications and users
+	refreshTokenLife    = 90 * 24 * time.Hour          // from its last use, as Entra's
+	managedIdentityLife = 24*time.Hour + 5*time.Minute // as Entra's (spec/identity.md 1.2)
+)
 
 // Config is what a provider needs.
 type Config struct {
@@ -80,10 +80,9 @@ type Config struct {
 	ArcTokens string
 	// Remote tells a request's source address, by which failed sign-ins are
 	// counted. Default: the address of the connection.
-	Remote    func(*http.Request) string
-	Lifetimes Lifetimes
-	Now       func() time.Time // nil for time.Now
-	Logger    *slog.Logger     // one line per request; nil discards
+	Remote func(*http.Request) string
+	Now    func() time.Time // nil for time.Now
+	Logger *slog.Logger     // one line per request; nil discards
 	// Unserved is told of each request that no route serves; nil tells nobody.
 	Unserved func(*http.Request)
 	// Metrics takes the provider's metrics; nil counts for nobody.
@@ -105,18 +104,6 @@ type Provider struct {
 func New(cfg Config) (*Provider, error) {
 	if cfg.BaseURL == nil || cfg.Keys == nil || cfg.Directory == nil {
 		return nil, fmt.Errorf("idp: BaseURL, Keys and Directory are needed: %w", access.ErrInvalid)
-	}
-	if cfg.Lifetimes.Application == 0 {
-		cfg.Lifetimes.Application = time.Hour
-	}
-	if cfg.Lifetimes.ManagedIdentity == 0 {
-		cfg.Lifetimes.ManagedIdentity = 24*time.Hour + 5*time.Minute
-	}
-	if cfg.Lifetimes.Application < time.Minute || cfg.Lifetimes.ManagedIdentity < time.Minute {
-		return nil, fmt.Errorf("idp: lifetimes are %v, and must be at least a minute: %w", cfg.Lifetimes, access.ErrInvalid)
-	}
-	if cfg.Lifetimes.RefreshToken == 0 {
-		cfg.Lifetimes.RefreshToken = 90 * 24 * time.Hour
 	}
 	if cfg.Remote == nil {
 		cfg.Remote = func(r *http.Request) string { host, _, _ := net.SplitHostPort(r.RemoteAddr); return host }

@@ -246,7 +246,6 @@ func TestNewRefuses(t *testing.T) {
 		{"nothing", idp.Config{}},
 		{"no keys", idp.Config{BaseURL: base, Directory: &testDirectory{}}},
 		{"no directory", idp.Config{BaseURL: base, Keys: &idp.Keys{}}},
-		{"no life", idp.Config{BaseURL: base, Keys: &idp.Keys{}, Directory: &testDirectory{}, Lifetimes: idp.Lifetimes{Application: time.Second}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -13,7 +13,7 @@ type sealedSession struct {
 const refreshPurpose = "refresh token"
 
 func (p *Provider) refreshToken(s session) (string, error) {
-	return p.cfg.Keys.seal(refreshPurpose, sealedSession{s, p.cfg.Now().Add(p.cfg.Lifetimes.RefreshToken).Unix()})
+	return p.cfg.Keys.seal(refreshPurpose, sealedSession{s, p.cfg.Now().Add(refreshTokenLife).Unix()})
 }
 
 // refresh is the grant of RFC 6749 6. A token may be used for another resource

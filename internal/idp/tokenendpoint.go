@@ -155,7 +155,7 @@ func clientCredentials(p *Provider, q *tokenRequest) (granted, *oauthError) {
 	if s.groups, failure = p.groupsFor(q.request.Context(), want.api, s); failure != nil {
 		return granted{}, failure
 	}
-	t, err := p.mint(p.cfg.Keys.current(), s, want.target(p.cfg.BaseURL(q.request)), p.cfg.Lifetimes.Application)
+	t, err := p.mint(p.cfg.Keys.current(), s, want.target(p.cfg.BaseURL(q.request)), tokenLife)
 	if err != nil {
 		return granted{}, unavailable(err)
 	}

@@ -170,7 +170,7 @@ func (p *Provider) userTokens(q *tokenRequest, s session, acr string, want wante
 		claims[name] = value
 	}
 	signer := p.cfg.Keys.current()
-	t, err := p.signed(signer, who, to, p.cfg.Lifetimes.Application, claims)
+	t, err := p.signed(signer, who, to, tokenLife, claims)
 	if err != nil {
 		return granted{}, unavailable(err)
 	}
