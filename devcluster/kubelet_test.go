@@ -574,7 +574,7 @@ func testEndpoint(ctx context.Context, t *testing.T, n *node) {
 func testKubectl(ctx context.Context, t *testing.T, n *node) {
 	program := filepath.Join("..", "bin", "kubectl")
 	if _, err := os.Stat(program); err != nil {
-		t.Skip("no ../bin/kubectl: make build makes it")
+		t.Fatal("no ../bin/kubectl: make build makes it")
 	}
 	work := t.TempDir()
 	kubectl := func(stdin string, args ...string) (string, error) {
