@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +60,34 @@ var operator operatorFile
 
 const patience = 2 * time.Minute
 
+// arcTokens is where clients of Azure Arc's look, and nowhere else.
+const arcTokens = "/var/opt/azcmagent/tokens"
+
+// hasArc is whether the server uses arcTokens; startServer sets it before any
+// test runs.
+var hasArc bool
+
+// makeArc makes arcTokens where we may, and the real agent is not. The folders
+// that are new go at the end.
+func makeArc() (remove func() error, err error) {
+	remove = func() error { return nil }
+	if _, err := os.Stat("/opt/azcmagent"); os.Geteuid() != 0 || runtime.GOOS != "linux" || err == nil {
+		return remove, nil
+	}
+	top := arcTokens // the highest that is new
+	for {
+		if _, err := os.Stat(filepath.Dir(top)); err == nil {
+			break
+		}
+		top = filepath.Dir(top)
+	}
+	if _, err := os.Stat(top); err != nil {
+		remove = func() error { return os.RemoveAll(top) }
+	}
+	hasArc = true
+	return remove, os.MkdirAll(arcTokens, 0o700)
+}
+
 // startServer runs the sallyport that `make clients` built, on free ports.
 func startServer() (stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "sallyport-clients-")
@@ -73,7 +102,15 @@ func startServer() (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := exec.Command(binary, "server", "--data-dir", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--identity-listen", "127.0.0.1:0", "--metrics-listen", "")
+	removeArc, err := makeArc()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"server", "--data-dir", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--identity-listen", "127.0.0.1:0", "--metrics-listen", ""}
+	if hasArc {
+		args = append(args, "--arc-tokens", arcTokens)
+	}
+	server := exec.Command(binary, args...)
 	server.Stderr = logs
 	out, err := server.StdoutPipe()
 	if err != nil {
@@ -100,7 +137,7 @@ func startServer() (stop func() error, err error) {
 		err := server.Process.Signal(os.Interrupt)
 		hung := time.AfterFunc(patience, func() { _ = server.Process.Kill() })
 		defer hung.Stop()
-		err = errors.Join(err, server.Wait(), logs.Close())
+		err = errors.Join(err, server.Wait(), logs.Close(), removeArc())
 		if err == nil && os.Getenv("CLIENTS_KEEP") == "" {
 			return os.RemoveAll(dir)
 		}
@@ -120,7 +157,7 @@ func TestClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
+	testscript.RunT(discreet{t}, testscript.Params{
 		Dir:             "testdata",
 		ContinueOnError: true,
 		Setup: func(env *testscript.Env) error {
@@ -143,11 +180,31 @@ func TestClients(t *testing.T) {
 				_, err := exec.LookPath(program)
 				return err == nil, nil
 			}
+			if name == "arc" {
+				return hasArc, nil
+			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"as": asCommand, "client": clientCommand, "az": azCommand, "put": putCommand},
 	})
 }
+
+// discreet is a test whose log, which says what a script's commands printed,
+// leaves the server's secret out.
+type discreet struct{ *testing.T }
+
+// Run implements [testscript.T].
+func (d discreet) Run(name string, script func(testscript.T)) {
+	d.T.Run(name, func(t *testing.T) { script(discreet{t}) })
+}
+
+// Log implements [testscript.T].
+func (d discreet) Log(args ...any) {
+	d.T.Log(strings.ReplaceAll(fmt.Sprint(args...), operator.ClientSecret, "[the client secret]"))
+}
+
+// Verbose implements [testscript.T].
+func (d discreet) Verbose() bool { return testing.Verbose() }
 
 // asCommand is "as [NAME]": who the clients after it are; nobody without a name.
 func asCommand(ts *testscript.TestScript, neg bool, args []string) {
