@@ -15,7 +15,7 @@ var mutate = flag.Bool("mutate", false, "take each defence out in turn, and see 
 // mutation takes one defence out: in each file, old text becomes new, and then
 // the test must fail. Whatever else the package has stays as it is.
 type mutation struct {
-	item  string // of the security checklist
+	item  string // of the security checklist, or the decision that says what is defended
 	edits []edit
 	pkg   string
 	test  string
@@ -127,6 +127,14 @@ func mutations() []mutation {
 		one("40", "internal/gateway/gateway.go", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil && rec.ID == \"\" {", gateway, "TestItem40NotRecordedIsRefused"),
 		one("40", "internal/tunnel/allow.go", `"Accept":              true,`, `"Accept":              true, "Audit-Id": true,`, gateway, "TestItem40ClientsAuditIDIsIgnored"),
 		one("41", "cmd/sallyport/serverconfig.go", `MetricsListen:  "127.0.0.1:8445"`, `MetricsListen:  ":8445"`, "./cmd/sallyport", "TestItem41DefaultsAreLoopback"),
+		one("0013", "internal/forwardproxy/proxy.go", "if first && p.cfg.Refused != nil {", "if (first || host != \"\") && p.cfg.Refused != nil {", "./internal/forwardproxy", "TestConnect"),
+		one("0013", "internal/forwardproxy/proxy.go", "context.AfterFunc(p.done, func() { child.Close(); upstream.Close() })", "context.AfterFunc(p.done, func() {})", "./internal/forwardproxy", "TestCloseEndsRelays"),
+		one("0013", "internal/forwardproxy/metadata.go", "				r.Out.Header.Del(name)\n", "				_ = name\n", "./internal/forwardproxy", "TestMetadataIsAnsweredByWhoTheChildIs"),
+		one("0013", "internal/hostcert/authority.go", "		PermittedDNSDomains:         Names(),\n", "", "./internal/hostcert", "TestCAIsConstrainedToTheHosts"),
+		one("0013", "internal/hostcert/authority.go", "ExcludedIPRanges:            everyIP,", "ExcludedIPRanges:            everyIP[:0],", "./internal/hostcert", "TestCASpeaksForNoAddress"),
+		one("0013", "internal/hostcert/authority.go", "if _, ok := PartOf(host); !ok {", "if _, ok := PartOf(host); !ok && host == \"-\" {", "./internal/hostcert", "TestEachHostHasItsCertificate"),
+		one("0013", "internal/hostcert/authority.go", "a.cert.NotAfter.Sub(a.now()) >= authorityRenew", "a.cert.NotAfter.Sub(a.now()) >= 0", "./internal/hostcert", "TestCAIsKept"),
+		one("0013", "internal/hostcert/authority.go", "leaf.Leaf.NotAfter.Sub(a.now()) >= leafRenew", "leaf.Leaf.NotAfter.Sub(a.now()) >= 0", "./internal/hostcert", "TestLeafIsRenewed"),
 	}
 }
 

@@ -33,6 +33,8 @@ const (
 	maxReported = 200
 	// maxConns bounds connections at a time; a child is one program and its own.
 	maxConns = 512
+	// closeTimeout is how long Close waits for what it has ended.
+	closeTimeout = 5 * time.Second
 )
 
 // Config is what a proxy needs.
@@ -120,15 +122,23 @@ func (p *Proxy) URL() string {
 	return (&url.URL{Scheme: "http", User: url.UserPassword(user, p.password), Host: p.listener.Addr().String()}).String()
 }
 
-// Close ends every connection and returns when all are gone.
+// Close ends every connection and returns when all are gone, or after 5 s with
+// an error that wraps [access.ErrUnavailable]: what is closed ends by itself,
+// and the child's exit code does not wait for it.
 func (p *Proxy) Close() error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
 	err := p.server.Close()
-	p.serving.Wait()
-	return err
+	gone := make(chan struct{})
+	go func() { p.serving.Wait(); close(gone) }()
+	select {
+	case <-gone:
+		return err
+	case <-time.After(closeTimeout):
+		return errors.Join(err, fmt.Errorf("proxy: connections are still open %v after its end: %w", closeTimeout, access.ErrUnavailable))
+	}
 }
 
 // ServeHTTP implements [http.Handler]: password first, then the destination.

@@ -160,7 +160,7 @@ func (a *Authority) Certificate(host string) (*tls.Certificate, error) {
 	if leaf, ok := a.leaves[host]; ok && leaf.Leaf.NotAfter.Sub(a.now()) >= leafRenew {
 		return leaf, nil
 	}
-	leaf, err := a.sign(host)
+	leaf, err := a.sign(a.template(host))
 	if err != nil {
 		return nil, fmt.Errorf("certificate of %s: %w", host, err)
 	}
@@ -168,12 +168,8 @@ func (a *Authority) Certificate(host string) (*tls.Certificate, error) {
 	return leaf, nil
 }
 
-func (a *Authority) sign(host string) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{
+func (a *Authority) template(host string) *x509.Certificate {
+	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: host},
 		DNSNames:              []string{host},
 		NotBefore:             a.now().Add(-backdate),
@@ -181,6 +177,14 @@ func (a *Authority) sign(host string) (*tls.Certificate, error) {
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
+	}
+}
+
+// sign makes a key and signs a certificate of it.
+func (a *Authority) sign(template *x509.Certificate) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {

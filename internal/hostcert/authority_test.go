@@ -3,6 +3,7 @@ package hostcert_test
 import (
 	"crypto/x509"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,21 @@ func TestCAIsConstrainedToTheHosts(t *testing.T) {
 		var invalid x509.CertificateInvalidError
 		if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: pool(t, a), DNSName: name}); !errors.As(err, &invalid) || invalid.Reason != x509.CANotAuthorizedForThisName {
 			t.Errorf("%s: %v, want a refusal by name constraint", name, err)
+		}
+	}
+}
+
+// Nor at an address: where a client asks for one, no name is checked.
+func TestCASpeaksForNoAddress(t *testing.T) {
+	a := open(t, t.TempDir(), time.Now)
+	for _, address := range []string{"127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "2001:db8::1"} {
+		leaf, err := a.SignAddress(net.ParseIP(address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var invalid x509.CertificateInvalidError
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool(t, a), DNSName: address}); !errors.As(err, &invalid) || invalid.Reason != x509.CANotAuthorizedForThisName {
+			t.Errorf("%s: %v, want a refusal by name constraint", address, err)
 		}
 	}
 }
