@@ -10,9 +10,10 @@ const (
 
 	// ExtraBindingUID and ExtraSource are the impersonation extras that carry
 	// the binding's uid and the source's resource id into the cluster's audit
-	// log; in lower case, as kube-apiserver reads them from a header.
-	ExtraBindingUID = "binding-uid.sallyport.dev"
-	ExtraSource     = "source.sallyport.dev"
+	// log; in lower case, as kube-apiserver reads them from a header. Constrained
+	// impersonation takes no key but a domain and a path.
+	ExtraBindingUID = "sallyport.dev/binding-uid"
+	ExtraSource     = "sallyport.dev/source"
 )
 
 // The agent's namespace and service accounts: the manifest creates them, and

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/rbac"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -67,6 +68,7 @@ names one, "ca.crt". With one folder only that half runs.`,
 	f.IntVar(&cfg.Connections, "connections", agent.DefaultConnections, fmt.Sprintf("connections that the proxy keeps up, at most %d, spread over the gateway's addresses", tunnel.MaxDialled))
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", agent.DefaultDrainTimeout, "how long running requests may go on when the agent is stopped")
 	f.StringVar(&cfg.Prefix, "prefix", "", "beginning of the names of objects and users (default \"aks:trustedaccess\")")
+	f.StringVar((*string)(&cfg.Impersonation), "impersonation", string(rbac.Legacy), "rights that the reconciler writes for the proxy: legacy or constrained; the manifest's admission policy allows one of them")
 	watch.addFlags(f)
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	for _, name := range []string{"gateway", "cluster", "ca-hash"} {

@@ -31,6 +31,10 @@ code that decides and from the cluster's own answer to the binding's user. The
 source does nothing, and nothing in the cluster is read or changed. The exit
 code is 0 if it would be allowed, and 4 if not.
 
+The cluster answers for the user. Of a cluster whose agent was installed with
+--impersonation constrained, a yes for rights that the user was given beside the
+binding's roles is one for the user alone: the agent's proxy may not use them.
+
 --resource may be written as kubectl does: deployments.apps, pods/exec. Without
 --namespace it is about all of them.`,
 		Example: `  sallyport explain 7d6a1c0e-3f0b-4c59-9a53-0f3d7d3b9a11
@@ -185,7 +189,7 @@ func (a advice) roleHint() string {
 		}
 	}
 	if len(a.better) == 0 {
-		return fmt.Sprintf("no role that this source may have allows it; in the cluster, its owner can grant more to the user of binding %q", a.binding)
+		return fmt.Sprintf("no role that this source may have allows it; in the cluster, its owner can grant more to the user of binding %q (which an agent of --impersonation constrained does not use)", a.binding)
 	}
 	roles := append(append([]string{}, a.roles...), a.better[0])
 	return fmt.Sprintf("roles that would allow it: %s\nhint: sallyport rolebinding update -g %s --cluster-name %s -n %s -r %s", strings.Join(a.better, ", "),

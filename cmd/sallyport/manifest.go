@@ -17,6 +17,7 @@ import (
 type manifestFlags struct {
 	name, roles, tokenFile string
 	image, prefix          string
+	impersonation          string
 	reenrol, helmValues    bool
 	token                  client.JoinTokenParameters
 }
@@ -36,8 +37,14 @@ secret: a new one, or that of --join-token-file, and then no server is asked. An
 cluster's agent needs none, and none is issued; so apply the YAML again to change the roles.
 --reenrol issues one all the same, with which the same cluster's agent may enrol again;
 --reset one that any cluster's may, for when the service-account keys were rotated or are
-gone, or the cluster is another.`,
+gone, or the cluster is another.
+
+--impersonation constrained (Kubernetes 1.36 or later) holds the proxy to what the bindings'
+roles allow, and what every user may, such as discovery. Rights that you give a binding's user
+beside its roles then have no effect; and a refusal names the proxy's account and the verb
+impersonate-on:user-info:VERB, not the user.`,
 		Example: `  sallyport agent manifest -g sallyport -n prod --roles mlworkload,backup-operator | kubectl apply -f -
+  sallyport agent manifest -g sallyport -n prod --roles mlworkload --impersonation constrained > agent.yaml
   sallyport agent manifest --join-token-file join-token --roles all > agent.yaml
   sallyport agent manifest -g sallyport -n prod --roles mlworkload --helm-values |
     helm install sallyport-agent deploy/helm/sallyport-agent -n sallyport-system --create-namespace -f -`,
@@ -49,6 +56,7 @@ gone, or the cluster is another.`,
 	cmd.Flags().StringVar(&f.tokenFile, "join-token-file", "", "file with a join token; - is stdin")
 	cmd.Flags().StringVar(&f.image, "image", "", "image of the agent; there is no published one, see deploy/Dockerfile")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "beginning of the names of objects and users (default "+access.DefaultPrefix+")")
+	cmd.Flags().StringVar(&f.impersonation, "impersonation", string(rbac.Legacy), "how the proxy may be the bindings' users: legacy or constrained")
 	cmd.Flags().BoolVar(&f.reenrol, "reenrol", false, "issue a join token although the cluster is enrolled; its agent proves that it is the same cluster")
 	cmd.Flags().BoolVar(&f.helmValues, "helm-values", false, "print values for the Helm chart in deploy/helm/sallyport-agent instead")
 	addResetFlag(cmd, &f.token)
@@ -71,6 +79,7 @@ func (c *cli) printManifest(ctx context.Context, f manifestFlags) error {
 		return err
 	}
 	options.Image, options.Prefix, options.Roles = f.image, f.prefix, roles
+	options.Impersonation = rbac.Impersonation(f.impersonation)
 	write := rbac.Manifest
 	if f.helmValues {
 		write = rbac.HelmValues

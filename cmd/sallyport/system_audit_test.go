@@ -116,7 +116,7 @@ func (s *system) checkKubeAudit(kube *kubeCluster, id, source, uid string) {
 		if e.Impersonated.Username != "aks:trustedaccess:ml" || !slices.Contains(e.Impersonated.Groups, "aks:trustedaccess") {
 			s.t.Errorf("the API server recorded the user %+v", e.Impersonated)
 		}
-		for key, want := range map[string]string{"binding-uid.sallyport.dev": uid, "source.sallyport.dev": source} {
+		for key, want := range map[string]string{"sallyport.dev/binding-uid": uid, "sallyport.dev/source": source} {
 			if got := e.Impersonated.Extra[key]; !slices.Equal(got, []string{want}) {
 				s.t.Errorf("the API server recorded the extra %s %q, want %q", key, got, want)
 			}

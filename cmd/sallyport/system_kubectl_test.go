@@ -79,7 +79,7 @@ func kubectlReads() []kubectlScript {
 			kubectl auth can-i --list
 			kubectl auth can-i create pods --subresource=exec
 			kubectl auth can-i get /metrics`,
-			[]string{"username: aks:trustedaccess:ml", "- aks:trustedaccess\n", "binding-uid.sallyport.dev", "source.sallyport.dev", "/providers/Microsoft.MachineLearningServices/workspaces/ml", "yes\n"}},
+			[]string{"username: aks:trustedaccess:ml", "- aks:trustedaccess\n", "sallyport.dev/binding-uid", "sallyport.dev/source", "/providers/Microsoft.MachineLearningServices/workspaces/ml", "yes\n"}},
 	}
 }
 

@@ -18,9 +18,16 @@ import (
 
 // TestSystemStory is the way of one consent, from none to withdrawn.
 func TestSystemStory(t *testing.T) {
+	story(t, func(verb string) string { return `User "aks:trustedaccess:ml" cannot ` + verb }, func(*system, source, string) {})
+}
+
+// story is the way itself, with an agent of that manifest. refusal is how the API
+// server words one of a verb; bound is called while the binding is in force.
+func story(t *testing.T, refusal func(verb string) string, bound func(s *system, ml source, cluster string), flags ...string) {
+	t.Helper()
 	s := newSystem(t)
 	cluster := s.register("private")
-	s.install("private", "mlworkload,inference-v1").start()
+	s.install("private", "mlworkload,inference-v1", flags...).start()
 	ml := s.source("ml")
 	through, direct := ml.client(cluster), theCluster(t)
 
@@ -41,9 +48,10 @@ func TestSystemStory(t *testing.T) {
 		t.Errorf("services %q, %v", names, err)
 	}
 	_, err = through.CoreV1().Services("default").Watch(t.Context(), metav1.ListOptions{})
-	refusedByKubernetes(t, err, `User "aks:trustedaccess:ml" cannot watch resource "services"`)
+	refusedByKubernetes(t, err, refusal("watch")+` resource "services"`)
 	_, err = through.CoreV1().Secrets("default").List(t.Context(), metav1.ListOptions{})
-	refusedByKubernetes(t, err, `User "aks:trustedaccess:ml" cannot list resource "secrets"`)
+	refusedByKubernetes(t, err, refusal("list")+` resource "secrets"`)
+	bound(s, ml, cluster)
 
 	requests := whileListing(t, through, func() {
 		s.must("rolebinding", "update", "--cluster-name", "private", "-n", "ml", "-r", mlworkload+","+inference)

@@ -65,7 +65,10 @@ type Config struct {
 	// Prefix begins the names of objects, users and groups in the cluster;
 	// default "aks:trustedaccess".
 	Prefix string
-	Logger *slog.Logger // nil discards
+	// Impersonation says which rules the reconciler writes for the proxy; default
+	// [rbac.Legacy].
+	Impersonation rbac.Impersonation
+	Logger        *slog.Logger // nil discards
 	// Health is told how the halves fare; nil tells nobody.
 	Health *Health
 	// Metrics takes the agent's metrics; nil counts for nobody.
@@ -198,7 +201,7 @@ func (a *agent) reconcile(ctx context.Context) error {
 		}
 	}
 	creds := acc.credentials(a.gateway, enroll.RoleReport)
-	reconciler := rbac.New(rbac.Config{Client: kube, Prefix: a.cfg.Prefix, Logger: a.cfg.Logger.With("half", "reconciler")})
+	reconciler := rbac.New(rbac.Config{Client: kube, Prefix: a.cfg.Prefix, Impersonation: a.cfg.Impersonation, Logger: a.cfg.Logger.With("half", "reconciler")})
 
 	group, ctx := errgroup.WithContext(ctx)
 	desired := make(chan access.Desired)

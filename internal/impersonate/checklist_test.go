@@ -96,8 +96,8 @@ func FuzzItem06Names(f *testing.F) {
 		}
 		want := identity()
 		want.Set("Impersonate-User", "aks:trustedaccess:"+name)
-		want.Set("Impersonate-Extra-Binding-Uid.sallyport.dev", uid)
-		want.Set("Impersonate-Extra-Source.sallyport.dev", text)
+		want.Set("Impersonate-Extra-Sallyport.dev%2fbinding-Uid", uid)
+		want.Set("Impersonate-Extra-Sallyport.dev%2fsource", text)
 		for _, harmless := range []string{"Accept-Encoding", "User-Agent"} {
 			got[0].Header.Del(harmless)
 		}

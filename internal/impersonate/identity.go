@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -32,10 +33,16 @@ func (id identity) set(h http.Header, token string) {
 	h.Set("Authorization", "Bearer "+token)
 	h.Set("Impersonate-User", id.user)
 	h.Set("Impersonate-Group", id.group)
-	h.Set("Impersonate-Extra-"+access.ExtraBindingUID, id.bindingUID)
-	h.Set("Impersonate-Extra-"+access.ExtraSource, id.source)
+	h.Set(extraHeader(access.ExtraBindingUID), id.bindingUID)
+	h.Set(extraHeader(access.ExtraSource), id.source)
 	// kube-apiserver takes the id over, which joins its audit log and ours.
 	h.Set("Audit-ID", id.requestID)
+}
+
+// extraHeader is the header of an extra. kube-apiserver undoes the escape, which
+// the key's slash needs in a header's name (RFC 9110, 5.6.2).
+func extraHeader(key string) string {
+	return "Impersonate-Extra-" + strings.ReplaceAll(key, "/", "%2f")
 }
 
 // roundTripper sets the identity last, on a copy of the request.

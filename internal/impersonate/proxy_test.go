@@ -202,9 +202,9 @@ func identity() http.Header {
 		"Authorization":     {"Bearer agent-token"},
 		"Impersonate-User":  {"aks:trustedaccess:B1"},
 		"Impersonate-Group": {"aks:trustedaccess"},
-		"Impersonate-Extra-Binding-Uid.sallyport.dev": {bindingUID},
-		"Impersonate-Extra-Source.sallyport.dev":      {source},
-		"Audit-Id":                                    {requestID},
+		"Impersonate-Extra-Sallyport.dev%2fbinding-Uid": {bindingUID},
+		"Impersonate-Extra-Sallyport.dev%2fsource":      {source},
+		"Audit-Id": {requestID},
 	}
 }
 
@@ -302,7 +302,7 @@ func TestItem01NothingSuppliedSurvives(t *testing.T) {
 		"with Te":                   line("/api") + "x\r\nConnection: TE, Authorization\r\nTE: trailers\r\n",
 		"underscores":               line("/api") + "x\r\nimpersonate_user: evil\r\nImpersonate_Group: evil\r\nx_remote_user: evil\r\n",
 		"front proxy":               line("/api") + "x\r\nX-Remote-User: admin\r\nX-Remote-Group: system:masters\r\nX-Remote-Extra-A: b\r\nX-Forwarded-For: 1.1.1.1\r\n",
-		"another uid and extra":     line("/api") + "x\r\nImpersonate-Uid: 1\r\nImpersonate-Extra-Scopes: admin\r\nImpersonate-Extra-Source.sallyport.dev: other\r\n",
+		"another uid and extra":     line("/api") + "x\r\nImpersonate-Uid: 1\r\nImpersonate-Extra-Scopes: admin\r\nImpersonate-Extra-Sallyport.dev%2fsource: other\r\n",
 		"cookie and origin":         line("/api") + "x\r\nCookie: a=b\r\nOrigin: https://evil\r\nProxy-Authorization: x\r\n",
 		"folded":                    line("/api") + "x\r\nX-A: b\r\n Impersonate-User: evil\r\n",
 		"claim in Connection":       line("/api") + "x\r\nConnection: " + tunnel.HeaderBinding + ", " + tunnel.HeaderBindingUID + "\r\n",

@@ -161,6 +161,8 @@ func TestItem25ReconcilerAccountIsRefused(t *testing.T) {
 		{"proxy: any extra", "policy", updateProxy(impersonate("authentication.k8s.io", "userextras/*", "x"))},
 		{"proxy: any uid extra", "policy", updateProxy(impersonate("authentication.k8s.io", "userextras/"+access.ExtraBindingUID))},
 		{"proxy: read pods", "policy", updateProxy(readPods)},
+		{"proxy: constrained impersonation", "policy", updateProxy(constrained("users", prefix+":b"))},
+		{"proxy: do as a user", "policy", updateProxy(as("get", "pods"))},
 		{"delete the proxy's role", "policy", func(ctx context.Context, c kubernetes.Interface) error {
 			return c.RbacV1().ClusterRoles().Delete(ctx, rbac.ProxyRole, dryDelete)
 		}},

@@ -97,6 +97,7 @@ func TestChartRendersTheManifest(t *testing.T) {
 		{"enrolled, so without a token", func(o *rbac.ManifestOptions) { o.JoinToken = "" }},
 		{"every role", func(o *rbac.ManifestOptions) { o.Roles = catalogue }},
 		{"own prefix", func(o *rbac.ManifestOptions) { o.Prefix = "sp:ta" }},
+		{"constrained", func(o *rbac.ManifestOptions) { o.Impersonation = rbac.Constrained }},
 		{"IPv6 gateway, odd token", func(o *rbac.ManifestOptions) { o.Gateway, o.JoinToken = "[2001:db8::1]:443", `a"b\c:#{}<&>` }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -147,6 +148,7 @@ func TestChartValues(t *testing.T) {
 		{"no role", `roles=null`, "roles"},
 		{"CEL in prefix", `prefix=a' || true`, "prefix"},
 		{"Kubernetes' prefix", `prefix=system:masters`, "prefix"},
+		{"no way to impersonate", `impersonation=both`, "impersonation"},
 		{"no port", `gateway=gateway`, "gateway"},
 		{"short hash", `caHash=sha256:ab`, "caHash"},
 		{"another resource", `clusterId=/subscriptions/x`, "clusterId"},

@@ -150,13 +150,17 @@ func install(ctx context.Context, dir string) (*cluster, error) {
 }
 
 func (c *cluster) apply(ctx context.Context, roles []access.Role) error {
+	return c.applyAs(ctx, rbac.Legacy, roles)
+}
+
+func (c *cluster) applyAs(ctx context.Context, mode rbac.Impersonation, roles []access.Role) error {
 	id, err := access.ParseResourceID(clusterID)
 	if err != nil {
 		return err
 	}
 	text, err := rbac.Manifest(rbac.ManifestOptions{
 		Gateway: "gateway.test:443", ClusterID: id, CAHash: "sha256:" + strings.Repeat("ab", 32),
-		JoinToken: "join-once", Roles: roles,
+		JoinToken: "join-once", Roles: roles, Impersonation: mode,
 	})
 	if err != nil {
 		return err
@@ -303,11 +307,16 @@ func run(t *testing.T) *running {
 
 func runWith(t *testing.T, client kubernetes.Interface) *running {
 	t.Helper()
+	return runConfig(t, rbac.Config{Client: client})
+}
+
+func runConfig(t *testing.T, config rbac.Config) *running {
+	t.Helper()
 	r := &running{t: t, desired: make(chan access.Desired), reports: make(chan access.Report, 1000)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- rbac.New(rbac.Config{Client: client}).Run(ctx, r.desired, func(rep access.Report) { r.reports <- rep })
+		done <- rbac.New(config).Run(ctx, r.desired, func(rep access.Report) { r.reports <- rep })
 	}()
 	t.Cleanup(func() {
 		cancel()

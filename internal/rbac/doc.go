@@ -30,6 +30,8 @@
 //   - The proxy's account may impersonate named users, one group and two
 //     extras with exact values. A rule with an empty resourceNames list would
 //     mean "all", so with no bindings there is no rule.
+//   - With [Constrained] that account may be those users only to do what the
+//     bindings' roles say, and holds no legacy impersonate.
 //
 // Ownership is name plus uid: an object is ours if it carries our label and
 // the uid of a binding the control plane told us of, or if this process has

@@ -49,6 +49,8 @@ type ManifestOptions struct {
 	Prefix string
 	// Namespace of the agent; [access.AgentNamespace] if empty.
 	Namespace string
+	// Impersonation is the proxy's way; [Legacy] if empty.
+	Impersonation Impersonation
 	// Roles are the owner's ceiling: the agent can grant these and no more.
 	Roles []access.Role
 	// AllowRisky admits roles that are not in the shipped catalogue and hold
@@ -126,7 +128,7 @@ func (o ManifestOptions) data() map[string]any {
 	}
 	data := map[string]any{
 		"Gateway": o.Gateway, "ClusterID": o.ClusterID.String(), "CAHash": o.CAHash, "Image": o.Image,
-		"Prefix": o.Prefix, "Namespace": o.Namespace, "CreateNamespace": true, "Roles": roles,
+		"Prefix": o.Prefix, "Impersonation": string(o.Impersonation), "Namespace": o.Namespace, "CreateNamespace": true, "Roles": roles,
 		"JoinToken": o.JoinToken, "JoinSecret": "", "Replicas": proxies, "Budget": true,
 		// Owners who need these use the chart.
 		"Resources": nil, "NodeSelector": nil, "Tolerations": nil, "PriorityClass": "",
@@ -160,7 +162,7 @@ func HelmValues(o ManifestOptions) ([]byte, error) {
 		roles = append(roles, role.QualifiedName())
 	}
 	values := map[string]any{
-		"gateway": o.Gateway, "clusterId": o.ClusterID.String(), "caHash": o.CAHash, "image": o.Image, "prefix": o.Prefix, "roles": roles,
+		"gateway": o.Gateway, "clusterId": o.ClusterID.String(), "caHash": o.CAHash, "image": o.Image, "prefix": o.Prefix, "impersonation": string(o.Impersonation), "roles": roles,
 	}
 	if o.JoinToken != "" {
 		values["joinToken"] = o.JoinToken
@@ -173,6 +175,7 @@ func (o *ManifestOptions) fill() error {
 	o.Prefix = cmp.Or(o.Prefix, access.DefaultPrefix)
 	o.Namespace = cmp.Or(o.Namespace, access.AgentNamespace)
 	o.Image = cmp.Or(o.Image, DefaultImage)
+	o.Impersonation = cmp.Or(o.Impersonation, Legacy)
 	return o.check()
 }
 
@@ -201,6 +204,9 @@ func (o ManifestOptions) check() error {
 	}
 	if o.JoinToken != "" && !tokenForm.MatchString(o.JoinToken) {
 		return fmt.Errorf("join token must be printable ASCII without spaces, at most 1000 characters: %w", access.ErrInvalid)
+	}
+	if err := cmp.Or(o.Impersonation.check(), o.Impersonation.checkVerbs(o.Roles)); err != nil {
+		return err
 	}
 	return o.checkRoles()
 }

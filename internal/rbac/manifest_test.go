@@ -97,6 +97,12 @@ func TestItem25ManifestOptions(t *testing.T) {
 		{"secrets, with consent", func(o *rbac.ManifestOptions) { o.Roles, o.AllowRisky = []access.Role{role(get("secrets"))}, true }, true},
 		{"nodes/proxy", func(o *rbac.ManifestOptions) { o.Roles = []access.Role{role(get("nodes/proxy"))} }, false},
 		{"wildcard", func(o *rbac.ManifestOptions) { o.Roles = []access.Role{role(get("*"))} }, false},
+		{"constrained", func(o *rbac.ManifestOptions) { o.Impersonation = rbac.Constrained }, true},
+		{"no way to impersonate", func(o *rbac.ManifestOptions) { o.Impersonation = "both" }, false},
+		{"constrained, a verb that cannot be named", func(o *rbac.ManifestOptions) {
+			o.Impersonation, o.AllowRisky = rbac.Constrained, true
+			o.Roles = []access.Role{role(access.Rule{Verbs: []string{"*"}, APIGroups: []string{""}, Resources: []string{"pods"}})}
+		}, false},
 		{"impersonate", func(o *rbac.ManifestOptions) {
 			o.Roles = []access.Role{role(access.Rule{Verbs: []string{"impersonate"}, APIGroups: []string{""}, Resources: []string{"users"}})}
 		}, false},

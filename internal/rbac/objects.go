@@ -121,10 +121,10 @@ func overwrite(have, want metav1.ObjectMeta) metav1.ObjectMeta {
 	return out
 }
 
-// proxyRules is what sallyport:proxy must hold for the admitted bindings.
+// proxyRules is what sallyport:proxy must hold to be the admitted bindings' users.
 // Never a rule with an empty resourceNames list: to RBAC that means every name
 // (checklist, item 24).
-func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.PolicyRule {
+func proxyRules(mode Impersonation, prefix string, admitted []access.DesiredBinding) []rbacv1.PolicyRule {
 	if len(admitted) == 0 {
 		return nil
 	}
@@ -142,28 +142,26 @@ func proxyRules(prefix string, admitted []access.DesiredBinding) []rbacv1.Policy
 	rule := func(group, resource string, names []string) rbacv1.PolicyRule {
 		slices.Sort(names)
 		return rbacv1.PolicyRule{
-			Verbs: []string{"impersonate"}, APIGroups: []string{group}, Resources: []string{resource},
+			Verbs: []string{mode.verb()}, APIGroups: []string{group}, Resources: []string{resource},
 			ResourceNames: slices.Compact(names),
 		}
 	}
 	return []rbacv1.PolicyRule{
-		rule("", "users", users),
-		rule("", "groups", []string{access.Group(prefix)}),
+		rule(mode.identityGroup(), "users", users),
+		rule(mode.identityGroup(), "groups", []string{access.Group(prefix)}),
 		rule(extrasGroup, "userextras/"+access.ExtraBindingUID, uids),
 		rule(extrasGroup, "userextras/"+access.ExtraSource, sources),
 	}
 }
 
-const extrasGroup = "authentication.k8s.io"
-
 // admits reports whether rules let the proxy be all of b: its user, its uid
 // and a source of it. That new sources of a binding have none yet is no reason
 // to take it away from the others.
-func admits(rules []rbacv1.PolicyRule, prefix string, b access.DesiredBinding) bool {
-	for _, want := range proxyRules(prefix, []access.DesiredBinding{b}) {
+func admits(rules []rbacv1.PolicyRule, mode Impersonation, prefix string, b access.DesiredBinding) bool {
+	for _, want := range proxyRules(mode, prefix, []access.DesiredBinding{b}) {
 		if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
 			return slices.Equal(r.APIGroups, want.APIGroups) && slices.Equal(r.Resources, want.Resources) &&
-				slices.Contains(r.Verbs, "impersonate") && slices.ContainsFunc(want.ResourceNames, func(name string) bool { return slices.Contains(r.ResourceNames, name) })
+				slices.Equal(r.Verbs, want.Verbs) && slices.ContainsFunc(want.ResourceNames, func(name string) bool { return slices.Contains(r.ResourceNames, name) })
 		}) {
 			return false
 		}

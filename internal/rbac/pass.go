@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -57,7 +58,11 @@ func (w *work) fail(format string, args ...any) {
 func (r *Reconciler) pass(ctx context.Context, want access.Desired, everything bool) (access.Report, bool) {
 	p := &pass{Reconciler: r, want: want, known: map[string]bool{}}
 	p.plan()
-	if err := p.read(ctx); err != nil {
+	err := p.read(ctx)
+	if err == nil {
+		err = p.checkServed(ctx)
+	}
+	if err != nil {
 		r.cfg.Logger.Warn("reading the cluster's RBAC failed, will try again", "error", err)
 		return p.unread(err), false
 	}
@@ -75,6 +80,7 @@ func (r *Reconciler) pass(ctx context.Context, want access.Desired, everything b
 	for _, w := range p.work {
 		p.conclude(ctx, w, everything)
 	}
+	p.trim(ctx)
 	return p.report(removed), !p.again
 }
 
@@ -93,7 +99,7 @@ func (p *pass) plan() {
 		}
 		w := &work{binding: b, progress: state, applied: true}
 		p.work = append(p.work, w)
-		if err := checkBinding(b); err != nil {
+		if err := cmp.Or(checkBinding(b), p.cfg.Impersonation.checkVerbs(b.Roles)); err != nil {
 			w.fail("refused: %v", err)
 			w.final = true
 			continue
@@ -166,7 +172,7 @@ func (p *pass) ours(o metav1.Object) bool { return p.owners[o.GetUID()] != "" }
 // keep notes which bindings the proxy's role holds as they are wanted.
 func (p *pass) keep() {
 	for _, w := range p.work {
-		w.kept = !w.final && p.proxy != nil && admits(p.proxy.Rules, p.cfg.Prefix, w.binding)
+		w.kept = !w.final && p.proxy != nil && admits(p.proxy.Rules, p.cfg.Impersonation, p.cfg.Prefix, w.binding)
 	}
 }
 
@@ -178,7 +184,7 @@ func (p *pass) writeProxy(ctx context.Context, in func(*work) bool) error {
 			admitted = append(admitted, w.binding)
 		}
 	}
-	rules := proxyRules(p.cfg.Prefix, admitted)
+	rules := append(proxyRules(p.cfg.Impersonation, p.cfg.Prefix, admitted), p.onRules(admitted)...)
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	api := p.cfg.Client.RbacV1().ClusterRoles()

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/rbac"
 )
 
 var update = flag.Bool("update", false, "write what the API server lists to testdata/accounts")
@@ -38,13 +39,21 @@ func TestItem04AccountsHoldOnlyThis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ceiling := range []string{"mlworkload", "microsoft-defender-operator", "all"} {
-		t.Run(ceiling, func(t *testing.T) {
-			allowed := slices.DeleteFunc(slices.Clone(catalogue), func(r access.Role) bool { return ceiling != "all" && r.Name != ceiling })
-			if err := dev.apply(ctx, allowed); err != nil {
+	for _, c := range []struct {
+		name, ceiling string
+		mode          rbac.Impersonation
+	}{
+		{"mlworkload", "mlworkload", rbac.Legacy},
+		{"microsoft-defender-operator", "microsoft-defender-operator", rbac.Legacy},
+		{"all", "all", rbac.Legacy},
+		{"mlworkload-constrained", "mlworkload", rbac.Constrained},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			allowed := slices.DeleteFunc(slices.Clone(catalogue), func(r access.Role) bool { return c.ceiling != "all" && r.Name != c.ceiling })
+			if err := dev.applyAs(ctx, c.mode, allowed); err != nil {
 				t.Fatal(err)
 			}
-			r, b := run(t), binding(t, "listed", "uid-listed", allowed[0].Name)
+			r, b := runConfig(t, rbac.Config{Client: dev.reconciler, Impersonation: c.mode}), binding(t, "listed", "uid-listed", allowed[0].Name)
 			r.want(nil, b)
 			r.inForce(b)
 			var got string
@@ -65,7 +74,7 @@ func TestItem04AccountsHoldOnlyThis(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the API server's list is not of this ceiling: %v\n%s", err, got)
 			}
-			file := filepath.Join("testdata", "accounts", ceiling+".txt")
+			file := filepath.Join("testdata", "accounts", c.name+".txt")
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)

@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -42,6 +43,8 @@ type Config struct {
 	Client kubernetes.Interface
 	// Prefix of the objects, the users and the group; [access.DefaultPrefix] if empty.
 	Prefix string
+	// Impersonation is the proxy's way; [Legacy] if empty.
+	Impersonation Impersonation
 	// ProxyAccount is the proxy's service account. If zero, the manifest's.
 	ProxyAccount types.NamespacedName
 	// Resync is the time between full checks, at most and by default 5 min.
@@ -58,6 +61,7 @@ type Reconciler struct {
 	// Owned by Run.
 	owners   map[types.UID]string // object uid -> binding uid, of objects seen to be ours
 	progress map[string]*progress // by binding uid
+	served   bool                 // the API server knows constrained impersonation
 }
 
 // progress is what is remembered of a binding between passes; losing it costs
@@ -75,6 +79,9 @@ type progress struct {
 func New(cfg Config) *Reconciler {
 	if cfg.Prefix == "" {
 		cfg.Prefix = access.DefaultPrefix
+	}
+	if cfg.Impersonation == "" {
+		cfg.Impersonation = Legacy
 	}
 	if cfg.ProxyAccount == (types.NamespacedName{}) {
 		cfg.ProxyAccount = types.NamespacedName{Namespace: access.AgentNamespace, Name: access.ProxyAccount}
@@ -102,7 +109,7 @@ func (r *Reconciler) Run(ctx context.Context, desired <-chan access.Desired, rep
 	if r.cfg.Client == nil {
 		return fmt.Errorf("rbac: Config.Client is nil, a Kubernetes client is needed: %w", access.ErrInvalid)
 	}
-	if err := checkPrefix(r.cfg.Prefix); err != nil {
+	if err := cmp.Or(checkPrefix(r.cfg.Prefix), r.cfg.Impersonation.check()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -146,11 +146,16 @@ func (p *pass) asUser(b access.DesiredBinding, rule access.Rule) authorizationv1
 	return spec
 }
 
-// proxyReviews are the four rights that the proxy needs to be a binding.
+// proxyReviews are the four rights that the proxy needs to be a binding, and in
+// constrained impersonation one tuple of each rule for what it may do as such.
 func (p *pass) proxyReviews(b access.DesiredBinding) []authorizationv1.SubjectAccessReviewSpec {
 	account := p.cfg.ProxyAccount
 	var specs []authorizationv1.SubjectAccessReviewSpec
-	for _, spec := range tuples(proxyRules(p.cfg.Prefix, []access.DesiredBinding{b})) {
+	asked := tuples(proxyRules(p.cfg.Impersonation, p.cfg.Prefix, []access.DesiredBinding{b}))
+	for _, rule := range p.onRules([]access.DesiredBinding{b}) {
+		asked = append(asked, tuples([]rbacv1.PolicyRule{rule})[0])
+	}
+	for _, spec := range asked {
 		spec.User = "system:serviceaccount:" + account.Namespace + ":" + account.Name
 		spec.Groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + account.Namespace, "system:authenticated"}
 		specs = append(specs, spec)

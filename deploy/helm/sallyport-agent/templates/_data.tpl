@@ -28,7 +28,7 @@ same for `sallyport agent manifest`, and a test compares what comes out.
 {{- if $v.joinToken }}{{ $secret = "sallyport-join" }}{{ end -}}
 {{- $_ := set . "O" (dict
   "Gateway" $v.gateway "ClusterID" $v.clusterId "CAHash" $v.caHash "Image" $v.image
-  "Prefix" $v.prefix "Namespace" "sallyport-system" "CreateNamespace" $v.createNamespace "Roles" $roles
+  "Prefix" $v.prefix "Impersonation" $v.impersonation "Namespace" "sallyport-system" "CreateNamespace" $v.createNamespace "Roles" $roles
   "JoinToken" $v.joinToken "JoinSecret" $secret
   "Replicas" (int $v.replicas) "Budget" (and $v.podDisruptionBudget (gt (int $v.replicas) 1))
   "Resources" $v.resources "NodeSelector" $v.nodeSelector "Tolerations" $v.tolerations "PriorityClass" $v.priorityClass) -}}
@@ -37,6 +37,6 @@ same for `sallyport agent manifest`, and a test compares what comes out.
 {{- $_ := set . "UserPrefix" (print $v.prefix ":") -}}
 {{- $_ := set . "Group" $v.prefix -}}
 {{- $_ := set . "ReconcilerUser" "system:serviceaccount:sallyport-system:sallyport-reconciler" -}}
-{{- $_ := set . "ExtraBindingUID" "binding-uid.sallyport.dev" -}}
-{{- $_ := set . "ExtraSource" "source.sallyport.dev" -}}
+{{- $_ := set . "ExtraBindingUID" "sallyport.dev/binding-uid" -}}
+{{- $_ := set . "ExtraSource" "sallyport.dev/source" -}}
 {{- end -}}
