@@ -4,11 +4,12 @@ LDFLAGS = -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/
 .PHONY: build demo test chaos clients check fuzz bench release
 
 # The first build compiles a real kube-apiserver, which takes minutes; later ones are quick.
+# Without -buildvcs=false each commit would link it again, which takes a minute.
 build:
 	@echo "build: bin/sallyport"
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sallyport ./cmd/sallyport
 	@[ -x bin/devcluster ] || echo "build: bin/devcluster and bin/kubectl (a real kube-apiserver: the first build takes about six minutes on two cores)"
-	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/devcluster .
+	@cd devcluster && go build -trimpath -buildvcs=false -ldflags "$$(cat ldflags.txt)" -o ../bin/devcluster .
 	@cd devcluster && go build -trimpath -ldflags "$$(cat ldflags.txt)" -o ../bin/kubectl k8s.io/kubernetes/cmd/kubectl
 	@[ -x bin/helm ] || echo "build: bin/helm (the first build takes about a minute and a half)"
 	@cd clients && go build -trimpath -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=$$(go list -m -f '{{.Version}}' helm.sh/helm/v4)" -o ../bin/helm helm.sh/helm/v4/cmd/helm
@@ -21,12 +22,12 @@ test: build
 	go test -race -timeout 20m ./...
 	cd devcluster && go vet -trimpath ./... && go test -trimpath -timeout 10m ./...
 
-# The real clients of Azure, pinned and under .clients/. What passes is written into README.md. Needs python3 with venv.
+# The real clients of Azure, pinned and under .clients/. What passes is written into docs/azure-clients.md. Needs python3 with venv.
 clients:
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sallyport ./cmd/sallyport
 	@cd clients && go build -trimpath -ldflags '-s -w' -o ../bin/kubelogin github.com/Azure/kubelogin
 	@./clients/install.sh
-	cd clients && go vet -trimpath . && CLIENTS_TABLE=../README.md go test -trimpath -count=1 -timeout 30m .
+	cd clients && go vet -trimpath . && CLIENTS_TABLE=../docs/azure-clients.md go test -trimpath -count=1 -timeout 30m .
 
 # The long form of the tests that break things: 1,000 kills in the middle of a write, hundreds of whole processes under
 # load, full and read-only disks, stepped clocks, etcd stopped and compacted. Half an hour; `make test` has the short form.
