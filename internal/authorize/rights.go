@@ -24,14 +24,14 @@ type Roles struct {
 	assignments Assignments
 	definitions map[string]access.RoleDefinition // by name in lower case
 	catalogue   []access.Role
-	groups      func(ctx context.Context, tenantID, objectID string) ([]string, error)
+	groups      func(ctx context.Context, p access.Principal) ([]string, error)
 }
 
 // NewRoles decides by these assignments of these definitions. Whatever the
 // catalogue offers a role to may be a source, see [Rights.May]. groups says in
-// which groups a principal is, beside those that its token names; it is asked
-// only where a group has been assigned a role.
-func NewRoles(assignments Assignments, definitions []access.RoleDefinition, catalogue []access.Role, groups func(ctx context.Context, tenantID, objectID string) ([]string, error)) *Roles {
+// which groups a principal is, whatever its token names; it is asked only where
+// a group has been assigned a role.
+func NewRoles(assignments Assignments, definitions []access.RoleDefinition, catalogue []access.Role, groups func(ctx context.Context, p access.Principal) ([]string, error)) *Roles {
 	r := &Roles{assignments: assignments, definitions: map[string]access.RoleDefinition{}, catalogue: catalogue, groups: groups}
 	for _, d := range definitions {
 		r.definitions[strings.ToLower(d.Name)] = d
@@ -91,20 +91,24 @@ func (r *Roles) none(p access.Principal) Rights {
 	return Rights{source: mayBeSource(p.Resource) || mayBeSource(p.UsedBy)}
 }
 
-// hold adds the roles that p has among the assignments found, and to p the
-// groups that it had to ask for.
+// hold adds the roles that p has among the assignments found. The groups that
+// count are those it asks for, which it leaves in p.
 func (r *Roles) hold(ctx context.Context, rights *Rights, p *access.Principal, found []access.RoleAssignment) error {
 	toGroup := func(a access.RoleAssignment) bool { return strings.EqualFold(a.PrincipalType, "Group") }
 	if !rights.asked && slices.ContainsFunc(found, toGroup) {
-		groups, err := r.groups(ctx, p.TenantID, p.ObjectID)
+		groups, err := r.groups(ctx, *p)
 		if err != nil {
 			return err
 		}
-		rights.asked, p.Groups = true, slices.Concat(p.Groups, groups)
+		rights.asked, p.Groups = true, groups
+	}
+	caller := *p
+	if !rights.asked {
+		caller.Groups = nil
 	}
 	for _, a := range found {
 		// A role that is not known, such as one of a later version, gives nothing.
-		if role, ok := r.definitions[strings.ToLower(a.Role)]; ok && a.AppliesTo(*p) {
+		if role, ok := r.definitions[strings.ToLower(a.Role)]; ok && a.AppliesTo(caller) {
 			rights.held = append(rights.held, held{a.Scope.Key(), role})
 		}
 	}

@@ -192,7 +192,7 @@ func New(cfg Config) (*ControlPlane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
-	c := &ControlPlane{cfg: cfg, store: cfg.Store, roles: authorize.NewRoles(cfg.Store, builtIn, cfg.Catalogue, who.Groups), builtIn: builtIn, directory: who, log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
+	c := &ControlPlane{cfg: cfg, store: cfg.Store, roles: authorize.NewRoles(cfg.Store, builtIn, cfg.Catalogue, who.GroupsOf), builtIn: builtIn, directory: who, log: cfg.Logger, feeds: newFeeds(), removals: make(chan struct{}, 1), stopped: make(chan struct{})}
 	c.routes = c.table()
 	c.metrics = newMetrics(cfg.Metrics, c.feeds)
 	return c, nil

@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/audit"
+	"github.com/sallyport/sallyport/internal/controlplane"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -140,12 +142,21 @@ func TestItem27SourceDoesNotConsent(t *testing.T) {
 	}
 }
 
-// TestGroupsHaveRoles: a role of a group is its members', by the directory and
-// by the token, also through a group in it, and until they leave it.
+// TestGroupsHaveRoles: a role of a group is its members', also through a group in
+// it, and until they leave it, whatever a token of before says.
 func TestGroupsHaveRoles(t *testing.T) {
-	f := newFixture(t, nil)
 	outer, inner := uuid.NewString(), uuid.NewString()
-	_, err := f.store.UserGroups.Put(t.Context(), store.Group{TenantID: tenantID, ObjectID: outer, Members: []string{inner}}, 0)
+	f := newFixture(t, func(cfg *controlplane.Config) {
+		known := cfg.Authenticate
+		cfg.Authenticate = func(ctx context.Context, token string) (access.Principal, error) {
+			p, err := known(ctx, token)
+			p.Groups = []string{outer}
+			return p, err
+		}
+	})
+	tenant, err := f.store.Tenants.Put(t.Context(), store.Tenant{ID: tenantID}, 0)
+	must(t, err)
+	_, err = f.store.UserGroups.Put(t.Context(), store.Group{TenantID: tenantID, ObjectID: outer, Members: []string{inner}}, 0)
 	must(t, err)
 	members := store.Group{TenantID: tenantID, ObjectID: inner, Members: []string{callers()["stranger"].ObjectID}}
 	version1, err := f.store.UserGroups.Put(t.Context(), members, 0)
@@ -171,6 +182,10 @@ func TestGroupsHaveRoles(t *testing.T) {
 	must(t, err)
 	if code, _ := f.answer("stranger", "GET", cluster+version, ""); code != 403 {
 		t.Errorf("after: %d", code)
+	}
+	must(t, f.store.Tenants.Delete(t.Context(), tenantID, tenant))
+	if code, text := f.answer("stranger", "GET", cluster+version, ""); code != 200 {
+		t.Errorf("of a tenant that is not kept here, whose tokens alone say: %d %s", code, text)
 	}
 }
 
