@@ -107,6 +107,10 @@ func notFoundHint(err error) string {
 		return "'sallyport rolebinding list --cluster-name CLUSTER' shows what there is"
 	case strings.Contains(e.Message, access.ClusterType):
 		return "'sallyport cluster list' shows what there is, and 'sallyport cluster register' adds one"
+	case e.Code == "ResourceNotFound" && strings.Contains(e.Message, "in the audit log"):
+		return "the id of a request is in its refusal and in 'sallyport audit tail'; records older than the server's --audit-keep are gone"
+	case e.Code == "ResourceNotFound" && strings.HasPrefix(e.Message, "The Resource '"):
+		return "'sallyport resource list' shows the sources there are; -g names the resource group"
 	}
 	return ""
 }
