@@ -317,9 +317,11 @@ func TestConstrainedUpdateKeepsTheOldRole(t *testing.T) {
 	b.Generation++
 	b.Roles = binding(t, "replaced", b.UID, "mlworkload").Roles
 	r.want(nil, b)
-	r.inForce(b)
-	r.until("the old role is retired", func(rep access.Report) bool { return reportOf(rep, b).Retired == b.Generation })
-	got := wrote.take()
+	r.until("in force, the old role retired", func(rep access.Report) bool {
+		got := reportOf(rep, b)
+		return got.InForce && got.Retired == b.Generation
+	})
+	got := wrote.take() // the report of retirement comes after the proxy lost it
 	gone, taken := slices.Index(got, "old role deleted"), slices.Index(got, "proxy without the old role")
 	if gone < 0 || taken < gone || !slices.Contains(got[:gone], "proxy with the old role") {
 		t.Errorf("the writes were %q", got)
