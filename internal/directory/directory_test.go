@@ -161,6 +161,15 @@ func TestPassword(t *testing.T) {
 	}
 }
 
+// A command line takes a secret for an option if it begins as one.
+func TestSecretIsAnArgument(t *testing.T) {
+	for range 3000 { // without care, all of them pass once in 10^20 times
+		if secret := directory.NewSecret(); len(secret) != 43 || strings.HasPrefix(secret, "-") {
+			t.Fatalf("NewSecret() = %q", secret)
+		}
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	a, b := directory.NewSecret(), directory.NewSecret()
 	if a == b || len(a) != 43 {
