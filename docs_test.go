@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestDocsListSystemTests holds the table of docs/tests.md to the tests there
+// TestDocsListSystemTests holds the table of README.md to the tests there
 // are: each is in it, and each that a page for users names is there. Those of an
 // item of the security checklist are in that list's own table.
 func TestDocsListSystemTests(t *testing.T) {
@@ -19,8 +19,7 @@ func TestDocsListSystemTests(t *testing.T) {
 		}
 		return string(text) + " "
 	}
-	table, security := read("docs", "tests.md"), read("docs", "security.md")
-	others := read("README.md") + read("docs", "operations.md")
+	table, security, others := read("README.md"), read("docs", "security.md"), read("docs", "operations.md")
 	files, err := filepath.Glob("cmd/sallyport/system_*_test.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no system tests: %v", err)
@@ -46,12 +45,12 @@ func TestDocsListSystemTests(t *testing.T) {
 	ofItems := regexp.MustCompile(`\bTestSystemItem\w+`).FindAllString(security, -1)
 	for _, name := range tests {
 		if !slices.Contains(listed, name) && !slices.Contains(ofItems, name) {
-			t.Errorf("docs/tests.md does not list %s", name)
+			t.Errorf("README.md does not list %s", name)
 		}
 	}
 	for _, name := range append(listed, names(others)...) {
 		if !slices.Contains(tests, name) {
-			t.Errorf("docs/tests.md, README.md or docs/operations.md names %s, and there is no such test", name)
+			t.Errorf("README.md or docs/operations.md names %s, and there is no such test", name)
 		}
 	}
 }
