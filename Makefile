@@ -22,12 +22,12 @@ test: build
 	go test -race -timeout 20m ./...
 	cd devcluster && go vet -trimpath ./... && go test -trimpath -timeout 10m ./...
 
-# The real clients of Azure, pinned and under .clients/. What passes is written into docs/azure-clients.md. Needs python3 with venv.
+# The real clients of Azure, pinned and under .clients/. What passes is written into README.md. Needs python3 with venv.
 clients:
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sallyport ./cmd/sallyport
 	@cd clients && go build -trimpath -ldflags '-s -w' -o ../bin/kubelogin github.com/Azure/kubelogin
 	@./clients/install.sh
-	cd clients && go vet -trimpath . && CLIENTS_TABLE=../docs/azure-clients.md go test -trimpath -count=1 -timeout 30m .
+	cd clients && go vet -trimpath . && CLIENTS_TABLE=../README.md go test -trimpath -count=1 -timeout 30m .
 
 # The long form of the tests that break things: 1,000 kills in the middle of a write, hundreds of whole processes under
 # load, full and read-only disks, stepped clocks, etcd stopped and compacted. Half an hour; `make test` has the short form.

@@ -7,7 +7,7 @@
 // `make clients` installs them (install.sh), starts one server, and runs each
 // script of testdata/ against it: what a user types who has scripts for Azure,
 // with `sallyport run --` in front and nothing else changed. What passed is
-// written into docs/azure-clients.md, so a row there is a pass of the last run.
+// written into README.md, so a row there is a pass of the last run.
 //
 // In a script, "az ARG..." and "client NAME LABEL COMMAND..." are commands under
 // `sallyport run`, each a row when it passes; "as NAME" says who they are; "put
