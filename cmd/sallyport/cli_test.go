@@ -173,7 +173,7 @@ func TestRoleBindingVerbs(t *testing.T) {
 		{
 			"create, forbidden", create, "",
 			map[string]string{"GET " + bindingPath: `403 {"error":{"code":"AuthorizationFailed","message":"no \u001b[31m"}}`},
-			4, "", []string{"error: AuthorizationFailed: no ?[31m", "hint: only owners"}, "GET",
+			4, "", []string{"error: AuthorizationFailed: no ?[31m", "hint: a role assignment"}, "GET",
 		},
 		{
 			"update", update, "",

@@ -88,7 +88,7 @@ func hintOf(cmd *cobra.Command, err error) string {
 	case errors.Is(err, access.ErrUnauthenticated):
 		return "the operator file (--operator) may belong to another server, or be older than the server's data"
 	case errors.Is(err, access.ErrForbidden):
-		return "only owners of the subscription may do this, and a resource's own identity never"
+		return "a role assignment must allow it at that scope ('az role assignment list' shows who has which), and a source may never consent for itself"
 	}
 	return ""
 }
