@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -183,7 +184,7 @@ func files(t *testing.T, dir string, look func(where, text string)) {
 		}
 		data, err := os.ReadFile(path)
 		looked++
-		look(name, string(data))
+		look(name, string(bytes.ReplaceAll(data, make([]byte, 512), nil))) // etcd's log is mostly room for more
 		return err
 	})
 	if err != nil || held < 5 || looked < 4 {
