@@ -81,12 +81,11 @@ const (
 )
 
 // The bounds of an upgrade: what the API server may take to answer, how long a
-// client may be silent behind the end and send on there, how much header the
-// API server may send, and the size of one chunk of a spliced stream.
+// client may be silent behind the end, how much header the API server may send,
+// and the size of one chunk of a spliced stream.
 const (
 	answerTimeout   = 30 * time.Second
-	lingerTimeout   = 500 * time.Millisecond // as net/http waits
-	lingerMost      = 30 * time.Second
+	lingerTimeout   = 30 * time.Second
 	maxAnswerHeader = 64 << 10
 	chunkSize       = 32 << 10
 )

@@ -218,15 +218,16 @@ func splice(ctx context.Context, c client, resp *http.Response, proto string, bo
 	return down, err
 }
 
-// linger waits for the client to take its leave, dropping what it still sends.
-// To close with input unread is to reset, which destroys what was sent but has
-// not arrived (RFC 9112, 9.6): the end of a command's output, or its exit code.
-// A SPDY client that reads slowly sends window updates as it does.
+// linger waits for the client to take its leave, dropping what it still sends,
+// until it is silent for lingerTimeout or ctx aborts the connection. To close
+// while the client sends is to reset, which destroys what was sent but not yet
+// read (RFC 9112, 9.6): the end of a command's output, or its exit code. However
+// slowly a client of client-go reads, it pings every five seconds.
 func linger(c net.Conn) {
 	c = bottom(c)
 	closeWrite(c)
 	buf := make([]byte, 4<<10)
-	for end := time.Now().Add(lingerMost); time.Now().Before(end); {
+	for {
 		c.SetReadDeadline(time.Now().Add(lingerTimeout))
 		if _, err := c.Read(buf); err != nil {
 			return

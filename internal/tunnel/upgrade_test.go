@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/internal/tunnel"
@@ -434,3 +436,56 @@ func TestItem09UpgradeRequest(t *testing.T) {
 		}
 	}
 }
+
+// A client that has yet to read the end, as its pings say, is waited for: to
+// close before would reset the connection, and destroy what it has not read.
+func TestUpgradeSlowReaderIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		rt := roundTripper(func(r *http.Request) (*http.Response, error) {
+			header := http.Header{tunnel.HeaderUpgraded: {"SPDY/3.1"}}
+			// A chunk, the empty one behind it, and the end.
+			return &http.Response{StatusCode: http.StatusOK, Header: header, Body: io.NopCloser(strings.NewReader("\x00\x00\x00\x03end\x00\x00\x00\x00"))}, nil
+		})
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", "SPDY/3.1")
+		served := make(chan error, 1)
+		go func() {
+			_, _, _, err := tunnel.ServeUpgrade(hijackable{httptest.NewRecorder(), server}, r, rt, nil)
+			served <- err
+		}()
+		br := bufio.NewReader(client)
+		_, err := http.ReadResponse(br, nil)
+		check(t, err)
+		expect(t, br, "end")
+		for range 20 {
+			time.Sleep(5 * time.Second) // of the bubble's clock
+			if _, err := io.WriteString(client, "ping"); err != nil {
+				t.Fatalf("the connection was closed on a client that pings: %v", err)
+			}
+		}
+		silent := time.Now()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(silent); waited != 30*time.Second {
+			t.Errorf("a silent client was waited for %s", waited)
+		}
+	})
+}
+
+type hijackable struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+// Hijack serves [http.Hijacker].
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip serves [http.RoundTripper].
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
