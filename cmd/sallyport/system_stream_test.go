@@ -136,6 +136,8 @@ type slowReader struct {
 	once  sync.Once
 	may   chan struct{}
 	n     int
+	size  int
+	all   func() error // called with size bytes
 }
 
 // Write serves [io.Writer].
@@ -143,21 +145,27 @@ func (r *slowReader) Write(p []byte) (int, error) {
 	r.once.Do(func() { close(r.first) })
 	<-r.may
 	r.n += len(p)
+	if r.n == r.size {
+		return len(p), r.all()
+	}
 	return len(p), nil
 }
 
 // testStalled has a client that does not read what a command writes: neighbours
-// do not notice, and nothing is lost when it reads on (checklist, item 32).
+// do not notice, and nothing is lost when it reads on (checklist, item 32). The
+// command ends when all is read: of one that ends before, the API server closes
+// its connection at once, and if the client pings then, the rest is gone, with
+// or without a gateway.
 func (s *streaming) testStalled(t *testing.T, p streamProtocol) {
 	const size, gets = 48 << 20, 50
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	finished := filepath.Join(t.TempDir(), "finished")
-	reader := &slowReader{first: make(chan struct{}), may: make(chan struct{})}
+	written, read := filepath.Join(t.TempDir(), "written"), filepath.Join(t.TempDir(), "read")
+	reader := &slowReader{first: make(chan struct{}), may: make(chan struct{}), size: size, all: func() error { return os.WriteFile(read, nil, 0o600) }}
 	outcome := make(chan error, 1)
 	go func() {
 		outcome <- execute(ctx, p, s.config, s.client, "idle", remotecommand.StreamOptions{Stdout: reader},
-			"sh", "-c", fmt.Sprintf("head -c %d /dev/zero; touch %s", size, finished))
+			"sh", "-c", fmt.Sprintf("head -c %d /dev/zero; touch %s; until test -e %s; do sleep 0.02; done", size, written, read))
 	}()
 	select {
 	case <-reader.first:
@@ -172,7 +180,7 @@ func (s *streaming) testStalled(t *testing.T, p streamProtocol) {
 		}
 		worst = max(worst, time.Since(begin))
 	}
-	if _, err := os.Stat(finished); err == nil {
+	if _, err := os.Stat(written); err == nil {
 		t.Errorf("all of %d bytes went somewhere while nobody read them", size)
 	}
 	close(reader.may)
