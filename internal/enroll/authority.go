@@ -1,16 +1,12 @@
 package enroll
 
 import (
-	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/cafile"
 	"github.com/sallyport/sallyport/internal/durable"
 )
 
@@ -118,54 +115,21 @@ func createAuthority(path string, now time.Time) error {
 
 // newAuthority makes a CA and returns its certificate and key as PEM.
 func newAuthority(now time.Time) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
 	// No name constraints: crypto/x509 refuses every URI without a host, as
 	// ours are, under a CA that has constraints of any kind. The usages hold
 	// it to TLS, and only agents, by its hash, have reason to trust it.
-	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "Sallyport agents' CA"},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(authorityLife),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        true, // signs leaves only
-		KeyUsage:              x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
-	out.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
-	return out.Bytes(), nil
+	return cafile.New(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: "Sallyport agents' CA"},
+		NotBefore:   now.Add(-backdate),
+		NotAfter:    now.Add(authorityLife),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
 }
 
 func parseAuthority(data []byte, now func() time.Time) (ca, error) {
-	certBlock, rest := pem.Decode(data)
-	keyBlock, rest := pem.Decode(rest)
-	if certBlock == nil || keyBlock == nil || certBlock.Type != "CERTIFICATE" || keyBlock.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return ca{}, fmt.Errorf("file must hold one CERTIFICATE and one PRIVATE KEY block: %w", access.ErrInvalid)
-	}
-	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	cert, key, err := cafile.Parse(data)
 	if err != nil {
-		return ca{}, fmt.Errorf("certificate: %v: %w", err, access.ErrInvalid)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
-	if err != nil {
-		return ca{}, fmt.Errorf("private key cannot be read: %w", access.ErrInvalid) // no cause: it may quote the key
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(cert.PublicKey) || !cert.IsCA {
-		return ca{}, fmt.Errorf("file must hold an ECDSA key and the CA certificate of that key: %w", access.ErrInvalid)
+		return ca{}, err
 	}
 	if now().After(cert.NotAfter) {
 		return ca{}, fmt.Errorf("certificate ended at %s; remove the file to make a new CA, and enrol every agent again: %w", cert.NotAfter.UTC().Format(time.RFC3339), access.ErrInvalid)
@@ -184,7 +148,7 @@ func (a *Authority) CACertPEM() []byte {
 }
 
 func (c ca) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
+	return cafile.PEM(c.cert.Raw)
 }
 
 // CAHash returns what agents pin that are installed now: "sha256:" and the

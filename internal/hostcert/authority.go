@@ -1,14 +1,12 @@
 package hostcert
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/cafile"
 	"github.com/sallyport/sallyport/internal/durable"
 )
 
@@ -85,65 +84,32 @@ func (a *Authority) current() bool {
 
 // create makes a CA and returns its certificate and key as PEM.
 func create(now time.Time) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
 	everyIP := []*net.IPNet{
 		{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
 		{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
 	}
-	template := &x509.Certificate{
+	return cafile.New(&x509.Certificate{
 		Subject:                     pkix.Name{CommonName: "Sallyport CA of Azure's hosts"},
 		NotBefore:                   now.Add(-backdate),
 		NotAfter:                    now.Add(authorityLife),
-		IsCA:                        true,
-		BasicConstraintsValid:       true,
-		MaxPathLenZero:              true, // signs leaves only
-		KeyUsage:                    x509.KeyUsageCertSign,
 		ExtKeyUsage:                 []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		PermittedDNSDomainsCritical: true,
 		PermittedDNSDomains:         Names(),
 		ExcludedIPRanges:            everyIP,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
-	out.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
-	return out.Bytes(), nil
+	})
 }
 
 func parse(data []byte, now func() time.Time) (*Authority, error) {
-	certBlock, rest := pem.Decode(data)
-	keyBlock, rest := pem.Decode(rest)
-	if certBlock == nil || keyBlock == nil || certBlock.Type != "CERTIFICATE" || keyBlock.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("file must hold one CERTIFICATE and one PRIVATE KEY block; remove it to make a new CA: %w", access.ErrInvalid)
-	}
-	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	cert, key, err := cafile.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %v: %w", err, access.ErrInvalid)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("private key cannot be read: %w", access.ErrInvalid) // no cause: it may quote the key
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(cert.PublicKey) || !cert.IsCA {
-		return nil, fmt.Errorf("file must hold an ECDSA key and the CA certificate of that key; remove it to make a new CA: %w", access.ErrInvalid)
+		return nil, fmt.Errorf("remove the file to make a new CA: %w", err)
 	}
 	return &Authority{cert: cert, key: key, now: now, leaves: map[string]*tls.Certificate{}}, nil
 }
 
 // CertPEM returns the CA's certificate.
 func (a *Authority) CertPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	return cafile.PEM(a.cert.Raw)
 }
 
 // Certificate returns the certificate for one of Azure's hosts, or nil for any
