@@ -72,7 +72,7 @@ func FromError(err error) *Error {
 		return &Error{Status: http.StatusConflict, Code: "Conflict", Message: access.Message(err)}
 	case errors.Is(err, access.ErrUnavailable):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable", RetryAfter: 1,
-			Message: "The service cannot answer at the moment and nothing was changed. Please try again."}
+			Message: "The service cannot answer at the moment. Please try again; of a write, read first whether it was made. The server's /readyz?verbose names what fails, and its log says why."}
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: "InternalServerError",
 		Message: "The service met an unexpected condition. Its log holds the cause under the request id in x-ms-request-id."}

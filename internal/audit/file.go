@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sallyport/sallyport/access"
@@ -50,6 +52,8 @@ type File struct {
 	dirty   bool      // out may hold what is not on disk
 	unsaved error     // why the last sync failed; the next record is refused with it
 	readers map[chan struct{}]bool
+
+	failing atomic.Bool // the last record could not be written, and Logger knows
 }
 
 // Open opens or creates the file with mode 0600. A torn last line, left by a
@@ -140,8 +144,13 @@ func (f *File) firstTime(file io.ReaderAt) time.Time {
 	return f.cfg.Now()
 }
 
+// errNotRecorded is what those are told who are refused for it. The cause names
+// a path of ours, and is for the log.
+var errNotRecorded = fmt.Errorf("audit record not written, and what is not recorded is refused; the server's log says why: %w", access.ErrUnavailable)
+
 // Log writes one record as one line. The error wraps [access.ErrUnavailable],
-// and then the record may not be there: the request must be refused.
+// and then the record may not be there: the request must be refused. Its cause
+// is told to the logger, once until records can be written again.
 func (f *File) Log(r Record) error {
 	var line bytes.Buffer
 	enc := json.NewEncoder(&line) // ends the line
@@ -153,10 +162,34 @@ func (f *File) Log(r Record) error {
 	if err == nil && r.Stage == Consent && r.Allowed != nil && *r.Allowed {
 		err = save(out) // the deed will be on disk, and so must its record
 	}
+	f.tell(err)
 	if err != nil {
-		return fmt.Errorf("audit record not written (%w): free space on the audit log's disk: %w", err, access.ErrUnavailable)
+		return errNotRecorded
 	}
 	return nil
+}
+
+// tell logs that records cannot be written, or can again, when that is news.
+func (f *File) tell(err error) {
+	failing := err != nil
+	switch {
+	case f.failing.Load() == failing || !f.failing.CompareAndSwap(!failing, failing):
+	case failing:
+		f.cfg.Logger.Error("audit records cannot be written; all that cannot be recorded is refused", "error", err, "hint", advice(err))
+	default:
+		f.cfg.Logger.Info("audit records are written again")
+	}
+}
+
+// advice says what to do about a disk that takes no records.
+func advice(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free space on the audit log's disk; files set aside may be moved away"
+	case errors.Is(err, syscall.EROFS):
+		return "the audit log's disk is read-only: look in the kernel's log why, stop the server, mend the disk, mount it for writing and start again"
+	}
+	return "look after the audit log's disk"
 }
 
 // append writes one line and returns the file it is in.

@@ -2,10 +2,12 @@ package audit_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -251,20 +253,19 @@ func TestRotationFails(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	f := openWith(t, audit.Config{Path: filepath.Join(dir, "audit.log"), MaxSize: 60})
+	var said bytes.Buffer
+	f := openWith(t, audit.Config{Path: filepath.Join(dir, "audit.log"), MaxSize: 60, Logger: slog.New(slog.NewTextHandler(&said, nil))})
 	log(t, f, "a")
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		if err := f.Log(audit.Record{ID: "lost"}); !errors.Is(err, access.ErrUnavailable) || !strings.Contains(err.Error(), "aside") {
-			t.Errorf("error %v", err)
-		}
-	}
+	cannotLog(t, f, dir)
 	if err := os.Rename(dir+".away", dir); err != nil {
 		t.Fatal(err)
 	}
 	log(t, f, "b")
+	f.Close()
+	saysOnce(t, said.String(), "aside")
 	if got := logged(t, dir); fmt.Sprint(got) != "[[a] [b]]" {
 		t.Errorf("files hold %v", got)
 	}
@@ -285,7 +286,8 @@ func TestDiskFullAtRotation(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	f, err := audit.Open(audit.Config{Path: filepath.Join(dir, "audit.log"), MaxSize: 60})
+	var said bytes.Buffer
+	f, err := audit.Open(audit.Config{Path: filepath.Join(dir, "audit.log"), MaxSize: 60, Logger: slog.New(slog.NewTextHandler(&said, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,12 +297,7 @@ func TestDiskFullAtRotation(t *testing.T) {
 	if err := os.WriteFile(filler, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		err := f.Log(audit.Record{ID: "lost"})
-		if !errors.Is(err, access.ErrUnavailable) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free space") {
-			t.Errorf("error %v", err)
-		}
-	}
+	cannotLog(t, f, dir)
 	for _, err := range f.Tail(t.Context(), audit.Query{Last: 10}) {
 		if err != nil {
 			t.Errorf("what there is cannot be read: %v", err)
@@ -310,8 +307,37 @@ func TestDiskFullAtRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	log(t, f, "b")
+	f.Close()
+	saysOnce(t, said.String(), syscall.ENOSPC.Error(), "free space")
 	if got := logged(t, dir); fmt.Sprint(got) != "[[a] [b]]" {
 		t.Errorf("files hold %v", got)
+	}
+}
+
+// cannotLog tries a few times. Whoever is refused for it is not told of our
+// folders.
+func cannotLog(t *testing.T, f *audit.File, dir string) {
+	t.Helper()
+	for range 3 {
+		if err := f.Log(audit.Record{ID: "lost"}); !errors.Is(err, access.ErrUnavailable) || strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "the server's log says why") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+// saysOnce checks that a log says that records cannot be written, and why, and
+// then that they can; and not for each record again.
+func saysOnce(t *testing.T, log string, why ...string) {
+	t.Helper()
+	for _, want := range []string{"audit records cannot be written", "audit records are written again"} {
+		if n := strings.Count(log, want); n != 1 {
+			t.Errorf("the log says %q %d times:\n%s", want, n, log)
+		}
+	}
+	for _, want := range why {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log does not say %q:\n%s", want, log)
+		}
 	}
 }
 

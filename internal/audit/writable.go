@@ -13,7 +13,7 @@ import (
 func Writable(dir string) error {
 	probe, err := os.CreateTemp(dir, ".writable-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("audit log's folder: %w: %w", err, access.ErrUnavailable)
+		return fmt.Errorf("audit log's folder: %w (%s): %w", err, advice(err), access.ErrUnavailable)
 	}
 	defer os.Remove(probe.Name())
 	_, err = probe.Write(make([]byte, 16<<10))
@@ -21,7 +21,7 @@ func Writable(dir string) error {
 		err = closeErr
 	}
 	if err != nil {
-		return fmt.Errorf("audit log's folder (free space on its disk): %w: %w", err, access.ErrUnavailable)
+		return fmt.Errorf("audit log's folder: %w (%s): %w", err, advice(err), access.ErrUnavailable)
 	}
 	return nil
 }
