@@ -129,6 +129,8 @@ func mutations() []mutation {
 		one("40", "internal/gateway/gateway.go", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil && rec.ID == \"\" {", gateway, "TestItem40NotRecordedIsRefused"),
 		one("40", "internal/tunnel/allow.go", `"Accept":              true,`, `"Accept":              true, "Audit-Id": true,`, gateway, "TestItem40ClientsAuditIDIsIgnored"),
 		one("41", "cmd/sallyport/serverconfig.go", `MetricsListen:  "127.0.0.1:8445"`, `MetricsListen:  ":8445"`, "./cmd/sallyport", "TestItem41DefaultsAreLoopback"),
+		one("0006", "internal/clock/clock.go", "latest(wall(now), c.passed(now))", "wall(now)", "./internal/clock", "TestSetClock"),
+		one("0006", "internal/clock/clock.go", "return latest(wall(c.begun.Add(now.Sub(c.begun))), c.floor)", "return wall(c.begun.Add(now.Sub(c.begun)))", "./internal/clock", "TestRestart"),
 		one("0013", "internal/forwardproxy/proxy.go", "if first && p.cfg.Refused != nil {", "if (first || host != \"\") && p.cfg.Refused != nil {", "./internal/forwardproxy", "TestConnect"),
 		one("0013", "internal/forwardproxy/proxy.go", "context.AfterFunc(p.done, func() { child.Close(); upstream.Close() })", "context.AfterFunc(p.done, func() {})", "./internal/forwardproxy", "TestCloseEndsRelays"),
 		one("0013", "internal/forwardproxy/metadata.go", "				r.Out.Header.Del(name)\n", "				_ = name\n", "./internal/forwardproxy", "TestMetadataIsAnsweredByWhoTheChildIs"),

@@ -32,7 +32,7 @@ func (c *steppedClock) now() time.Time {
 func (c *steppedClock) step(d time.Duration) { c.seconds.Add(int64(d / time.Second)) }
 
 // TestChaosClock sets the server's clock an hour forward and an hour back, with
-// a watch open: consent that has ended or was withdrawn never serves, what was
+// a watch open: consent that has ended or was withdrawn never serves, nor does it when the clock is set back before its end, what was
 // acknowledged stays, and requests under way go on.
 func TestChaosClock(t *testing.T) {
 	clock := &steppedClock{}
@@ -64,12 +64,13 @@ func TestChaosClock(t *testing.T) {
 	}}
 	sys.begin()
 	s := bindOn(sys)
-	brief, withdrawn := s.source("brief"), s.source("withdrawn")
+	brief, withdrawn, ended := s.source("brief"), s.source("withdrawn"), s.source("ended")
+	s.bind("private", "ended", ended.id, inference)
 	s.bind("private", "brief", brief.id, inference)
 	s.bind("private", "withdrawn", withdrawn.id, inference)
 	s.must("expire", "--cluster-name", "private", "-n", "brief", "--in", "30m")
 	s.must("rolebinding", "delete", "--cluster-name", "private", "-n", "withdrawn", "--yes")
-	token := map[string]string{"ml": s.ml.token(idp.DataPlaneAudience), "brief": brief.token(idp.DataPlaneAudience), "withdrawn": withdrawn.token(idp.DataPlaneAudience)}
+	token := map[string]string{"ml": s.ml.token(idp.DataPlaneAudience), "brief": brief.token(idp.DataPlaneAudience), "withdrawn": withdrawn.token(idp.DataPlaneAudience), "ended": ended.token(idp.DataPlaneAudience)}
 	wants := func(when, who string, want int, says ...string) {
 		t.Helper()
 		resp, text := s.send(http.MethodGet, "/k8s"+s.clusterID+"/api/v1/namespaces/default/pods", token[who], "")
@@ -86,6 +87,13 @@ func TestChaosClock(t *testing.T) {
 	}
 	defer watch.Stop()
 
+	wants("before", "ended", http.StatusOK)
+	s.must("expire", "--cluster-name", "private", "-n", "ended", "--in", "1s")
+	s.await("access ends", func() bool {
+		resp, _ := s.send(http.MethodGet, "/k8s"+s.clusterID+"/api/v1/namespaces/default/pods", token["ended"], "")
+		return resp.StatusCode == http.StatusForbidden
+	})
+
 	clock.step(time.Hour)
 	wants("an hour ahead", "ml", http.StatusOK)
 	wants("an hour ahead", "brief", http.StatusForbidden, "expired")
@@ -99,6 +107,7 @@ func TestChaosClock(t *testing.T) {
 	clock.step(-2 * time.Hour)
 	wants("an hour behind", "ml", http.StatusOK) // its token is of the future by this clock, and was verified before
 	wants("an hour behind", "withdrawn", http.StatusForbidden)
+	wants("an hour behind", "ended", http.StatusForbidden, "expired") // by what has passed
 	for who, source := range map[string]source{"ml": s.ml, "withdrawn": withdrawn} {
 		s.await("a token of the new time", func() bool {
 			r := s.cli("token", "get", "--identity-file", source.identity, "--resource", idp.DataPlaneAudience)

@@ -60,6 +60,11 @@ func (s *server) run(ctx context.Context, in listeners, stdout io.Writer) error 
 		})
 	})
 	group.Go(func() error { return s.index.Run(ctx) })
+	group.Go(func() error {
+		return s.ends.Run(ctx, func(err error) {
+			s.log.Error("a clock that is set back before a restart may not be noticed", "error", err)
+		})
+	})
 	group.Go(func() error { return s.control.Run(ctx) })
 	group.Go(func() error { return s.arm.Run(ctx) })
 	group.Go(func() error { return s.data.Run(ctx) })

@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/authenticate"
 	"github.com/sallyport/sallyport/internal/authorize"
+	"github.com/sallyport/sallyport/internal/clock"
 	"github.com/sallyport/sallyport/internal/controlplane"
 	"github.com/sallyport/sallyport/internal/directory"
 	"github.com/sallyport/sallyport/internal/enroll"
@@ -58,6 +59,7 @@ type server struct {
 	directory *directory.Directory
 	index     *authorize.Index
 	hub       *tunnel.Hub
+	ends      *clock.Clock // for what ends
 	// One verifier for each audience: what is for one is nothing to the others.
 	arm, data, graphTokens *authenticate.Verifier
 	control                *controlplane.ControlPlane
@@ -160,6 +162,9 @@ func (s *server) openState(ctx context.Context) (err error) {
 		return err
 	}
 	if s.hosts, err = hostcert.Open(dir("hosts"), s.cfg.now); err != nil {
+		return err
+	}
+	if s.ends, err = clock.Open(dir("clock"), s.cfg.now, s.log); err != nil {
 		return err
 	}
 	if s.keys, err = idp.OpenKeys(dir("keys"), s.cfg.now); err != nil {

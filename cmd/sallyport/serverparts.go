@@ -38,6 +38,7 @@ func (s *server) build(op operator, identityEndpoint string) (err error) {
 	s.hub = tunnel.NewHub(tunnel.HubConfig{Logger: s.log.With("part", "tunnel"), Metrics: s.registry})
 	s.index = authorize.NewIndex(authorize.Config{
 		Now:         s.cfg.now,
+		Ends:        s.ends.Now,
 		Revoked:     func(uid, cause string) { s.gateway.Revoke(uid, cause) },
 		ClusterGone: s.hub.Drop,
 

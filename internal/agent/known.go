@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/access"
+	"github.com/sallyport/sallyport/internal/clock"
 	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
@@ -24,7 +25,8 @@ const maxWait = time.Second
 type known struct {
 	live    *tunnel.Live
 	now     func() time.Time
-	changed chan struct{} // has an element when the next end may be another
+	ends    func() time.Time // what ends of access are held against: never set back
+	changed chan struct{}    // has an element when the next end may be another
 
 	mu       sync.Mutex
 	heard    time.Time
@@ -47,7 +49,7 @@ type binding struct {
 }
 
 func newKnown(live *tunnel.Live, now func() time.Time) *known {
-	return &known{live: live, now: now, bindings: map[string]binding{}, changed: make(chan struct{}, 1)}
+	return &known{live: live, now: now, ends: clock.New(now).Now, bindings: map[string]binding{}, changed: make(chan struct{}, 1)}
 }
 
 // bounded says why the policies let nobody in at this moment, if so.
@@ -81,7 +83,7 @@ func (k *known) cutBounded() (wait time.Duration, ok bool) {
 }
 
 func (k *known) cutBoundedLocked() (wait time.Duration, ok bool) {
-	now := k.now()
+	now := k.ends()
 	for uid, b := range k.bindings {
 		if err := b.bounded(now); err != nil {
 			k.live.Cut(uid, err)
@@ -157,5 +159,5 @@ func (k *known) check(c tunnel.Claim) error {
 	case !isAmong(b.sources, c.Source):
 		return fmt.Errorf("binding %q is not of source %s: %w", c.Binding, c.Source, access.ErrForbidden)
 	}
-	return b.bounded(k.now())
+	return b.bounded(k.ends())
 }

@@ -38,6 +38,9 @@ type Config struct {
 	SubscriptionWide bool
 	// Now is the clock; default [time.Now].
 	Now func() time.Time
+	// Ends is the clock that ends of access are held against, one that is not
+	// set back; default Now.
+	Ends func() time.Time
 	// Metrics takes the index's metrics; nil shows them to nobody.
 	Metrics prometheus.Registerer
 }
@@ -90,6 +93,9 @@ func NewIndex(cfg Config) *Index {
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 5*time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Ends == nil {
+		cfg.Ends = cfg.Now
 	}
 	if cfg.Ranges == nil {
 		cfg.Ranges = func([]string) (Set, error) { return nothing{}, nil }

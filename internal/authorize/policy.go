@@ -61,7 +61,7 @@ func (x *Index) Run(ctx context.Context) error {
 func (x *Index) closeBounded() (wait time.Duration, ok bool) {
 	x.bounds.cutting.Lock()
 	defer x.bounds.cutting.Unlock()
-	revoked, wait, ok := x.findEnded(x.cfg.Now())
+	revoked, wait, ok := x.findEnded(x.cfg.Ends())
 	x.revoke(revoked)
 	return wait, ok
 }
@@ -109,7 +109,7 @@ func admitsAt(c access.Cluster, b access.RoleBinding, now time.Time) error {
 
 // admitsLocked asks both policies about the moment and the address.
 func (x *Index) admitsLocked(c access.Cluster, b access.RoleBinding, from netip.Addr) error {
-	if err := admitsAt(c, b, x.cfg.Now()); err != nil {
+	if err := admitsAt(c, b, x.cfg.Ends()); err != nil {
 		return err
 	}
 	for _, level := range [...]struct {
