@@ -73,7 +73,7 @@ func mutations() []mutation {
 		one("11", "internal/requestinfo/requestinfo.go", `if info.Verb == "list" { // the query`, `if info.Verb == "-" { // the query`, "./internal/requestinfo", "TestItem11EverySpelling"),
 		one("11", "internal/requestinfo/requestinfo.go", `if info.Verb == "list" { // the query`, `if info.Verb == "-" { // the query`, gateway, "TestItem11OneDecisionForEverySpelling"),
 		one("12", proxy, "	pr.Out.Host = p.cfg.Upstream.Host\n", "", impersonate, "TestItem12DialsOneAddress"),
-		one("14", "internal/authenticate/token.go", `[]string{"crit", "jku", "jwk", "x5c", "x5u"}`, `[]string{"crit"}`, authenticate, "TestItem14Traps"),
+		one("14", "internal/authenticate/token.go", `[]string{"b64", "crit", "jku", "jwk", "x5c", "x5u"}`, `[]string{"crit"}`, authenticate, "TestItem14Traps"),
 		one("14", "internal/authenticate/token.go", "if err := strictjson.Check(raw, strictjson.Rules{MaxDepth: maxDepth}); err != nil {", "if err := strictjson.Check(raw, strictjson.Rules{MaxDepth: maxDepth}); err != nil && len(raw) == 0 {", authenticate, "TestItem14Traps"),
 		one("14", claims, "case !hasExp || !hasIat:", "case !hasExp && !hasIat:", authenticate, "TestItem14Traps"),
 		one("14", claims, "if !slices.Contains(v.audiences, aud) {", "if !slices.Contains(v.audiences, aud) && aud == \"\" {", authenticate, "FuzzItem14Token"),

@@ -66,14 +66,15 @@ func checkForm(token string) (kid string, err error) {
 	return checkHeader(header)
 }
 
-// checkHeader admits RS256 with a kid. The headers that bring or name a key
-// are refused, not ignored: an honest issuer here never sends them (item 14).
+// checkHeader admits RS256 with a kid. The headers that bring or name a key, or
+// say that another text was signed (b64, RFC 7797), are refused, not ignored: an
+// honest issuer here never sends them (item 14).
 func checkHeader(raw []byte) (kid string, err error) {
 	var header map[string]any // a map, since struct fields would match in any case
 	if err := json.Unmarshal(raw, &header); err != nil {
 		return "", refuse(Invalid, "the token's header is not JSON")
 	}
-	for _, name := range []string{"crit", "jku", "jwk", "x5c", "x5u"} {
+	for _, name := range []string{"b64", "crit", "jku", "jwk", "x5c", "x5u"} {
 		if _, ok := header[name]; ok {
 			return "", refuse(Invalid, "the token's header has %q, which is not accepted", name)
 		}

@@ -101,7 +101,8 @@ func TestItem14Traps(t *testing.T) {
 		{"x5u", withHeader(fields{"x5u": "https://evil.example/x"}), authenticate.Invalid, `"x5u"`},
 		{"x5c", withHeader(fields{"x5c": []string{"MII"}}), authenticate.Invalid, `"x5c"`},
 		{"jwk of its own", sign(keyB(), head.with(fields{"jwk": jwkOf("a", &keyB().PublicKey)}).json(), body.json()), authenticate.Invalid, `"jwk"`},
-		{"crit", withHeader(fields{"crit": []string{"b64"}, "b64": false}), authenticate.Invalid, `"crit"`},
+		{"crit", withHeader(fields{"crit": []string{"exp"}, "exp": 1}), authenticate.Invalid, `"crit"`},
+		{"b64 without crit", withHeader(fields{"b64": false}), authenticate.Invalid, `"b64"`},
 		{"typ of another kind", withHeader(fields{"typ": "logout+jwt"}), authenticate.Invalid, "logout+jwt"},
 
 		{"foreign key under our kid", sign(keyB(), head.json(), body.json()), authenticate.Invalid, "does not verify"},
