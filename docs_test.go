@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -51,6 +52,50 @@ func TestDocsListSystemTests(t *testing.T) {
 	for _, name := range append(listed, names(others)...) {
 		if !slices.Contains(tests, name) {
 			t.Errorf("README.md or docs/operations.md names %s, and there is no such test", name)
+		}
+	}
+}
+
+// TestDocsLinks follows each link of the documents to a file of this tree, and
+// to the heading in it.
+func TestDocsLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s#:]*)(?:#([^)\s]*))?\)`) // with a colon it leads elsewhere
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	dropped := regexp.MustCompile("[^a-z0-9 _-]")
+	documents := []string{}
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "devcluster/*.md", "internal/*/*.md", "deploy/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, found...)
+	}
+	for _, document := range documents {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range link.FindAllStringSubmatch(string(text), -1) {
+			target := document
+			if l[1] != "" {
+				target = filepath.Join(filepath.Dir(document), l[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %q: %v", document, l[1], err)
+				continue
+			}
+			if l[2] == "" {
+				continue
+			}
+			there, err := os.ReadFile(target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(heading.FindAllStringSubmatch(string(there), -1), func(h []string) bool {
+				return strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-") == l[2]
+			}) {
+				t.Errorf("%s links to %q: there is no such heading", document, l[0])
+			}
 		}
 	}
 }
