@@ -62,12 +62,14 @@ func testHalfOpen(t *testing.T, origin func(net.Conn) (net.Conn, error), header 
 		cancel()
 		<-ended
 	}()
+	var silent []net.Conn
 	for range maxHandshakes + 20 {
-		silent, err := net.Dial("tcp", ln.Addr().String())
+		conn, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer silent.Close()
+		defer conn.Close()
+		silent = append(silent, conn)
 	}
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: authority.Pool()},
@@ -80,6 +82,11 @@ func testHalfOpen(t *testing.T, origin func(net.Conn) (net.Conn, error), header 
 			t.Fatalf("honest client %d: %v", i, err)
 		}
 		resp.Body.Close()
+	}
+	// The oldest gave way: long before its time was over, or places have no end.
+	silent[0].SetReadDeadline(time.Now().Add(handshakeTimeout / 2))
+	if _, err := silent[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d handshakes are under way, and the oldest has not given way: %v", len(silent), err)
 	}
 }
 

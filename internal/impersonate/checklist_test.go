@@ -110,8 +110,7 @@ func FuzzItem06Names(f *testing.F) {
 // The agent dials one address, whatever a request names: of none of these does
 // the API server, or anybody else, hear.
 func TestItem12DialsOneAddress(t *testing.T) {
-	evil := listen(t)
-	defer evil.Close()
+	evil := trap(t)
 	for name, text := range map[string]string{
 		"CONNECT":              "CONNECT " + evil.Addr().String() + " HTTP/1.1\r\nHost: " + evil.Addr().String() + "\r\n",
 		"CONNECT to metadata":  "CONNECT 169.254.169.254:80 HTTP/1.1\r\nHost: 169.254.169.254:80\r\n",

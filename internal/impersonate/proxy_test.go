@@ -83,6 +83,25 @@ func listen(t testing.TB) *counted {
 	return &counted{Listener: l}
 }
 
+// trap is an address that nobody is to dial. Who does is counted, and closed.
+func trap(t testing.TB) *counted {
+	t.Helper()
+	l := listen(t)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	})
+	t.Cleanup(accepting.Wait)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
 // rig is a proxy between a front, which speaks as a gateway would, and an API
 // server that keeps what it was asked.
 type rig struct {
@@ -282,8 +301,7 @@ func TestItem05IdentityIsWhole(t *testing.T) {
 // A gateway that was taken over sends what it likes; the API server sees the
 // one identity that the agent made (checklist, items 1 to 5 and 12).
 func TestItem01NothingSuppliedSurvives(t *testing.T) {
-	evil := listen(t)
-	defer evil.Close()
+	evil := trap(t)
 	line := func(target string) string { return "GET " + target + " HTTP/1.1\r\nHost: " }
 	own := slices.Sorted(maps.Keys(identity()))
 	all := strings.Join(own, ", ")
@@ -457,8 +475,7 @@ func TestCut(t *testing.T) {
 
 // A redirect is passed on, for the gateway to judge, and not followed.
 func TestItem08Redirects(t *testing.T) {
-	evil := listen(t)
-	defer evil.Close()
+	evil := trap(t)
 	for _, code := range []int{301, 302, 307, 308} {
 		r := newRig(t, true)
 		r.setAnswer(func(w http.ResponseWriter, _ *http.Request) {

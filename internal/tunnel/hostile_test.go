@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -423,6 +424,10 @@ func TestItem20OnlyTheCertificateSaysWho(t *testing.T) {
 					}
 				case *http2.DataFrame:
 					f.WriteData(1, false, bytes.Clone(frame.Data()))
+				}
+				if slices.ContainsFunc(g.hub.Connections(uid), func(c tunnel.Connection) bool { return c.Remote.String() == far.LocalAddr().String() }) {
+					t.Error("its connection serves the cluster that it names")
+					far.Close()
 				}
 				if g.hub.Connected("evil") == 1 && !claimed {
 					claimed = true
