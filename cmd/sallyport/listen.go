@@ -1,7 +1,7 @@
 package main
 
 import (
-	"container/list"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,13 +12,6 @@ import (
 	"time"
 )
 
-// Limits of the one TLS port. Handshakes are bounded in number and time, so
-// half-open ones cannot pile up (security checklist, item 31).
-const (
-	maxHandshakes    = 512
-	handshakeTimeout = 10 * time.Second
-)
-
 // frontDoor accepts connections on the one TLS port, completes the handshake
 // and hands each to the server of the protocol (ALPN) it asked for. Whether a
 // client certificate is demanded was decided in the handshake.
@@ -27,6 +20,12 @@ type frontDoor struct {
 	// behind a balancer it waits for what that says of the client.
 	origin func(net.Conn) (net.Conn, error)
 	tls    *tls.Config
+	// isAgent says whose handshake is an agent's, which only decides whom it waits
+	// for; nil is nobody's.
+	isAgent func(*tls.ClientHelloInfo) bool
+	// maxHalfOpen is how many connections may be waited for to say something; 0 is
+	// the constant of that name.
+	maxHalfOpen int
 	// byProtocol takes over connections of the agents' protocols. Any other
 	// protocol goes to web.
 	byProtocol map[string]func(context.Context, *tls.Conn)
@@ -43,7 +42,7 @@ func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 	defer cut(nil)
 	var all sync.WaitGroup
 	all.Go(func() { d.web.Serve(web) })
-	pending := halfOpen{most: maxHandshakes}
+	config, pending := inTurn(d.tls, d.isAgent), newHandshakes(cmp.Or(d.maxHalfOpen, maxHalfOpen))
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	for {
@@ -60,11 +59,8 @@ func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 		if err != nil {
 			break
 		}
-		leave := pending.enter(conn)
 		all.Go(func() {
-			secured := d.handshake(conns, conn)
-			leave()
-			if secured != nil {
+			if secured := d.handshake(conns, conn, config, pending); secured != nil {
 				d.dispatch(conns, secured, web)
 			}
 		})
@@ -76,24 +72,27 @@ func (d *frontDoor) serve(ctx context.Context, ln net.Listener) error {
 	return context.Cause(ctx)
 }
 
-func (d *frontDoor) handshake(ctx context.Context, conn net.Conn) *tls.Conn {
+func (d *frontDoor) handshake(ctx context.Context, conn net.Conn, config *tls.Config, pending *handshakes) *tls.Conn {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	// The header comes out of the time and the place of the handshake: silence
 	// before it holds neither longer than silence after it.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	leave := pending.silent.enter(conn)
 	from, err := d.origin(conn)
+	leave()
 	stop()
 	if err != nil {
 		d.log.Info("connection refused", "remote", conn.RemoteAddr(), "error", err)
 		conn.Close()
 		return nil
 	}
-	conn = from
-	secured := tls.Server(conn, d.tls)
+	current := &handshaking{Conn: from, all: pending}
+	defer current.end()
+	secured := tls.Server(current, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		d.log.Debug("handshake failed", "remote", conn.RemoteAddr(), "error", err)
-		conn.Close()
+		d.log.Debug("handshake failed", "remote", from.RemoteAddr(), "error", err)
+		from.Close()
 		return nil
 	}
 	return secured
@@ -105,33 +104,6 @@ func (d *frontDoor) dispatch(ctx context.Context, conn *tls.Conn, web *handOver)
 		return
 	}
 	web.give(conn)
-}
-
-// halfOpen holds the connections whose handshake is under way. When there are
-// too many the oldest gives way: an honest one takes milliseconds, so what is
-// old is what somebody piles up to lock others out (checklist, item 31).
-type halfOpen struct {
-	most int
-
-	mu    sync.Mutex
-	conns list.List // of net.Conn, oldest first
-}
-
-// enter adds a connection, and returns what takes it out again.
-func (h *halfOpen) enter(conn net.Conn) (leave func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.conns.Len() >= h.most {
-		oldest := h.conns.Front()
-		h.conns.Remove(oldest)
-		oldest.Value.(net.Conn).Close()
-	}
-	entry := h.conns.PushBack(conn)
-	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.conns.Remove(entry) // does nothing if it had to give way
-	}
 }
 
 // shutdown gives a server's requests a moment and then closes it.

@@ -36,35 +36,11 @@ func TestItem31HalfOpenConnectionsLockNobodyOut(t *testing.T) {
 }
 
 func testHalfOpen(t *testing.T, origin func(net.Conn) (net.Conn, error), header string) {
-	authority, err := enroll.OpenAuthority(t.TempDir(), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	door := &frontDoor{
-		log:    slog.New(slog.DiscardHandler),
-		origin: origin,
-		tls: &tls.Config{
-			NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-				return authority.ServerCertificate([]string{"127.0.0.1"})
-			},
-		},
-		web: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "in") })},
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- door.serve(ctx, ln) }()
-	defer func() {
-		cancel()
-		<-ended
-	}()
+	const places = 512
+	authority, address := openDoor(t, func(d *frontDoor) { d.origin, d.maxHalfOpen = origin, places })
 	var silent []net.Conn
-	for range maxHandshakes + 20 {
-		conn, err := net.Dial("tcp", ln.Addr().String())
+	for range places + 20 {
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +53,7 @@ func testHalfOpen(t *testing.T, origin func(net.Conn) (net.Conn, error), header 
 		DisableKeepAlives: true,
 	}}
 	for i := range 20 {
-		resp, err := client.Get("https://" + ln.Addr().String())
+		resp, err := client.Get("https://" + address)
 		if err != nil {
 			t.Fatalf("honest client %d: %v", i, err)
 		}
@@ -87,6 +63,82 @@ func testHalfOpen(t *testing.T, origin func(net.Conn) (net.Conn, error), header 
 	silent[0].SetReadDeadline(time.Now().Add(handshakeTimeout / 2))
 	if _, err := silent[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d handshakes are under way, and the oldest has not given way: %v", len(silent), err)
+	}
+}
+
+// openDoor opens one for the length of the test, which answers "in".
+func openDoor(t *testing.T, change func(*frontDoor)) (*enroll.Authority, string) {
+	t.Helper()
+	authority, err := enroll.OpenAuthority(t.TempDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := &frontDoor{
+		log:    slog.New(slog.DiscardHandler),
+		origin: func(conn net.Conn) (net.Conn, error) { return conn, nil },
+		tls: &tls.Config{
+			NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return authority.ServerCertificate([]string{"127.0.0.1"})
+			},
+		},
+		web: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "in") })},
+	}
+	change(door)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- door.serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return authority, ln.Addr().String()
+}
+
+// TestItem34HandshakesInTurn: more clients than there are places for silent ones
+// have spoken, and the server is slow. None is given up for those behind it, and
+// agents wait for nobody but agents (checklist, item 34).
+func TestItem34HandshakesInTurn(t *testing.T) {
+	const places, clients = 10, 40
+	spoke, release := make(chan struct{}, clients), make(chan struct{})
+	authority, address := openDoor(t, func(d *frontDoor) {
+		d.maxHalfOpen = places
+		d.isAgent = func(hello *tls.ClientHelloInfo) bool {
+			spoke <- struct{}{}
+			return enroll.FromAgent(hello)
+		}
+		certificate := d.tls.GetCertificate
+		d.tls.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if !enroll.FromAgent(hello) {
+				<-release
+			}
+			return certificate(hello)
+		}
+	})
+	handshake := func(name string) error {
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: authority.Pool(), ServerName: name})
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	ended := make(chan error, clients)
+	for range clients {
+		go func() { ended <- handshake("127.0.0.1") }()
+		<-spoke
+	}
+	if err := handshake("pin." + enroll.ServerName); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("an agent, which trusts no name but its own, gets no answer beside them: %v", err)
+	}
+	close(release)
+	for range clients {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -133,8 +133,9 @@ func (s *server) frontDoor(feed *handOver) (*frontDoor, error) {
 		origin = s.addresses.proxies.Origin
 	}
 	return &frontDoor{
-		log:    s.log,
-		origin: origin,
+		log:     s.log,
+		origin:  origin,
+		isAgent: enroll.FromAgent,
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			NextProtos: []string{"h2", "http/1.1"},

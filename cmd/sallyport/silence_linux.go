@@ -16,7 +16,11 @@ import (
 // It is not for clients' connections: one whose reader pauses, kubectl's behind
 // a pager for example, is silent in this sense and must stay.
 func boundSilence(conn *tls.Conn, limit time.Duration) error {
-	tcp, ok := conn.NetConn().(*net.TCPConn)
+	below := conn.NetConn()
+	for wraps, ok := below.(interface{ NetConn() net.Conn }); ok; wraps, ok = below.(interface{ NetConn() net.Conn }) {
+		below = wraps.NetConn()
+	}
+	tcp, ok := below.(*net.TCPConn)
 	if !ok {
 		return nil
 	}

@@ -400,7 +400,14 @@ func (a *agent) followOnce(ctx context.Context, creds *enroll.Credentials, f fun
 		case <-ctx.Done():
 		}
 	})
-	transport := a.feedTransport(creds)
+	// Connected before the feed's silence counts: to wait one's turn, behind all
+	// that lost the gateway as well, is none (checklist, item 34).
+	conn, err := tunnel.Connect(ctx, a.dialConfig(creds, enroll.ALPNFeed))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	transport := &http.Transport{DialTLSContext: only(conn)}
 	defer transport.CloseIdleConnections()
 	return client.NewFeed(transport).Desired(ctx, func(d access.Desired) {
 		a.trust(d.CAHashes)
@@ -440,6 +447,18 @@ func (a *agent) sendReports(ctx context.Context, creds *enroll.Credentials, repo
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// only dials what is there, once.
+func only(conn net.Conn) func(context.Context, string, string) (net.Conn, error) {
+	var once sync.Once
+	return func(context.Context, string, string) (net.Conn, error) {
+		var first net.Conn
+		if once.Do(func() { first = conn }); first == nil {
+			return nil, fmt.Errorf("the feed's connection is lost: %w", access.ErrUnavailable)
+		}
+		return first, nil
 	}
 }
 

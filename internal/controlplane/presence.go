@@ -211,6 +211,11 @@ func (c *ControlPlane) followClusters(ctx context.Context) error {
 			newest, changed := is[key]
 			return changed && newest != uid || !changed && (u.Reset || slices.Contains(u.Deleted, key))
 		})
+		// Known before its agent comes: else each agent that comes back to a server
+		// which has just started costs a look through all clusters (item 34).
+		for key, uid := range is {
+			c.feeds.remember(uid, key)
+		}
 		wakeFor(c.feeds, u, func(key string) string { return key })
 		c.feeds.prove(clusterKind, u.AsOf)
 	})

@@ -166,6 +166,13 @@ func IsAgent(hello *tls.ClientHelloInfo) bool {
 	return slices.Contains(hello.SupportedProtos, ALPNTunnel) || slices.Contains(hello.SupportedProtos, ALPNFeed)
 }
 
+// FromAgent reports whether a client says that it is an agent, by its protocols or
+// by the name that it asks for: that also an agent has which enrols. Whoever wants
+// to can say it, so it is good for nothing but to put clients in order.
+func FromAgent(hello *tls.ClientHelloInfo) bool {
+	return IsAgent(hello) || strings.HasSuffix(strings.ToLower(hello.ServerName), "."+ServerName)
+}
+
 // AgentTLS returns the server's configuration for agents: TLS 1.3, a client
 // certificate of this CA, one of the agents' protocols, and a role that the
 // protocol admits. current says whether an identity is still good (cluster
