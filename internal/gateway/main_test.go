@@ -84,11 +84,12 @@ func newRigWithGrace(t testing.TB, grace time.Duration) *rig {
 func newRigWith(t testing.TB, change func(*gateway.Config)) *rig {
 	t.Helper()
 	r := &rig{live: &tunnel.Live{}, metrics: prometheus.NewRegistry(), tokenLife: time.Hour}
+	from := id(t, source)
 	r.authenticate = func(token string) (access.Principal, error) {
 		if token != "good" {
 			return access.Principal{}, fmt.Errorf("signature: %w", access.ErrUnauthenticated)
 		}
-		return access.Principal{TenantID: "tenant", ObjectID: "oid", Resource: id(t, source), Expires: time.Now().Add(r.tokenLife)}, nil
+		return access.Principal{TenantID: "tenant", ObjectID: "oid", Resource: from, Expires: time.Now().Add(r.tokenLife)}, nil
 	}
 	r.grant = func(p access.Principal, c access.ResourceID) (access.Grant, error) {
 		return access.Grant{Cluster: c, ClusterUID: clusterUID, Binding: "b1", BindingUID: bindingUID, Source: p.Resource}, nil
@@ -161,7 +162,9 @@ func (r *rig) Grant(p access.Principal, c access.ResourceID, _ netip.Addr) (acce
 
 // Holds implements gateway.Authorizer.
 func (r *rig) Holds(g access.Grant) error {
-	r.step(fmt.Sprintf("holds, %d live", len(r.live.UIDs())))
+	if !r.quiet {
+		r.step(fmt.Sprintf("holds, %d live", len(r.live.UIDs())))
+	}
 	return r.holds(g)
 }
 

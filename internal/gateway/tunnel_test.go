@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,9 +14,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -179,53 +175,4 @@ func TestItem07AgentRefusesUpgrade(t *testing.T) {
 	if err := status(t, resp); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(err.Error(), "not heard") {
 		t.Errorf("%d %v", resp.StatusCode, err)
 	}
-}
-
-// BenchmarkGateway compares the way of a request through gateway and tunnel
-// with one through a bare reverse proxy, to the same backend.
-func BenchmarkGateway(b *testing.B) {
-	body := bytes.Repeat([]byte("x"), 1<<10)
-	backend := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Write(body)
-	})
-	run := func(b *testing.B, s *httptest.Server, path string) {
-		transport := s.Client().Transport.(*http.Transport).Clone()
-		transport.MaxIdleConnsPerHost, transport.ForceAttemptHTTP2, transport.TLSNextProto = 100, false, map[string]func(string, *tls.Conn) http.RoundTripper{}
-		transport.TLSClientConfig.NextProtos = nil
-		defer transport.CloseIdleConnections()
-		b.SetBytes(int64(len(body)))
-		b.SetParallelism(8)
-		b.ReportAllocs()
-		b.ResetTimer()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				req, _ := http.NewRequestWithContext(b.Context(), "GET", s.URL+path, nil)
-				req.Header.Set("Authorization", "Bearer good")
-				resp, err := transport.RoundTrip(req)
-				if err != nil || resp.StatusCode != 200 {
-					b.Errorf("%v %v", resp, err)
-					return
-				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-			}
-		})
-	}
-	b.Run("gateway+tunnel", func(b *testing.B) {
-		r := newRig(b)
-		r.connect(b, backend)
-		run(b, r.serve(b, true), base+"/api/v1/pods")
-	})
-	b.Run("bare reverse proxy", func(b *testing.B) {
-		upstream := httptest.NewServer(backend)
-		defer upstream.Close()
-		to, err := url.Parse(upstream.URL)
-		check(b, err)
-		transport := &http.Transport{MaxIdleConnsPerHost: 100}
-		defer transport.CloseIdleConnections()
-		proxy := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to) }, Transport: transport})
-		defer proxy.Close()
-		run(b, proxy, "/api/v1/pods")
-	})
 }
