@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 
@@ -20,49 +19,48 @@ var errLost = errors.New("the connection to the cluster's agent was lost during 
 
 // forward sends an admitted request through the tunnel and copies the answer
 // back. Nothing in it can refuse.
-func (g *Gateway) forward(w *recorder, r *http.Request, adm admission, requestID string) {
-	adm.to = checked{g, adm, requestID}
-	rewrite := func(out *http.Request) {
-		out.URL = &url.URL{Scheme: "http", Host: "cluster", RawQuery: adm.query}
-		// The bytes that were authorised, not a cleaned copy of them.
-		out.URL.Path, _ = url.PathUnescape(adm.path)
-		out.URL.RawPath = adm.path
-		out.Host = "cluster"
-		g.headers.Request(out.Header, adm.kind())
-		out.Trailer = nil
-		tunnel.StampClaim(out.Header, adm.grant, requestID)
-	}
+func (g *Gateway) forward(ctx context.Context, w *recorder, r *http.Request, adm *admission, requestID string) {
+	out, to := g.outgoing(ctx, r, adm, requestID), checked{g, adm, requestID}
 	if adm.upgrade {
-		g.forwardUpgrade(w, r, adm, requestID, rewrite)
+		g.forwardUpgrade(w, out, to)
 		return
 	}
-	proxy := httputil.ReverseProxy{
-		Rewrite: func(p *httputil.ProxyRequest) {
-			rewrite(p.Out)
-		},
-		Transport:  tunnel.Early(adm.to),
-		BufferPool: g.buffers,
-		ErrorLog:   g.debug,
-		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
-			g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
-		},
+	began, err := g.forwarder.Forward(w, out, to)
+	if err == nil {
+		return
 	}
-	r = r.WithContext(tunnel.BoundInterim(r.Context()))
-	proxy.ServeHTTP(w, r)
+	if !began {
+		g.forwardFailed(w, ctx, refusal{requestID, adm.path, err})
+		return
+	}
+	g.cfg.Logger.Debug("answer cut short", "request", requestID, "error", err)
+	panic(http.ErrAbortHandler) // it must not look whole
+}
+
+// outgoing is the request as the agent shall see it.
+func (g *Gateway) outgoing(ctx context.Context, r *http.Request, adm *admission, requestID string) *http.Request {
+	out := r.WithContext(ctx)
+	// The bytes that were authorised, not a cleaned copy of them.
+	out.URL = &url.URL{Scheme: "http", Host: "cluster", RawPath: adm.path, RawQuery: adm.query}
+	out.URL.Path, _ = url.PathUnescape(adm.path)
+	out.Host, out.RequestURI, out.Close = "cluster", "", false
+	out.Trailer = nil
+	out.Header = r.Header.Clone()
+	g.headers.Request(out.Header, adm.kind())
+	tunnel.StampClaim(out.Header, adm.grant, requestID)
+	return out
 }
 
 // forwardUpgrade passes an exec, attach or port-forward through.
-func (g *Gateway) forwardUpgrade(w *recorder, r *http.Request, adm admission, requestID string, rewrite func(*http.Request)) {
-	out := r.Clone(r.Context())
-	rewrite(out)
-	out.RequestURI = ""
-	status, up, down, err := tunnel.ServeUpgrade(w, out, adm.to, func(h http.Header) {
+func (g *Gateway) forwardUpgrade(w *recorder, out *http.Request, to checked) {
+	adm := to.admission
+	status, up, down, err := tunnel.ServeUpgrade(w, out, to, func(h http.Header) {
 		g.headers.Response(h, adm.kind())
 		protect(h, adm)
 	})
 	if status == 0 {
 		w.Header().Set("Connection", "close") // what came behind the request is not read (item 7)
-		g.forwardFailed(w, r.Context(), refusal{requestID, adm.path, err})
+		g.forwardFailed(w, out.Context(), refusal{to.requestID, adm.path, err})
 		return
 	}
 	w.status, w.bytes, w.received = status, up+down, up
@@ -98,7 +96,7 @@ var errBadAnswer = errors.New("the cluster's answer was refused")
 // plain requests and to upgrades alike.
 type checked struct {
 	gateway   *Gateway
-	admission admission
+	admission *admission
 	requestID string
 }
 
@@ -138,7 +136,7 @@ func (c checked) check(resp *http.Response) error {
 // redirect makes the Location of an answer one in the form by which the client
 // came, or refuses the answer. One that is not to be followed and names another
 // place is dropped: an application's 201 had its effect.
-func redirect(resp *http.Response, adm admission) error {
+func redirect(resp *http.Response, adm *admission) error {
 	locations := resp.Header["Location"]
 	if len(locations) == 1 && adm.info.Application() {
 		locations = []string{resolve(adm.path, locations[0])}
@@ -174,7 +172,7 @@ func resolve(path, location string) string {
 // protect keeps browsers from acting on an answer, if one ever gets it. An
 // application's may be of any type, and is true to its bytes; so it is rendered,
 // if at all, in an origin of its own, with no script and nothing loaded.
-func protect(h http.Header, adm admission) {
+func protect(h http.Header, adm *admission) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	if adm.info.Application() {
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
@@ -184,7 +182,7 @@ func protect(h http.Header, adm admission) {
 
 // contentType holds an answer to one type: Kubernetes' own to the few it has,
 // an application's to any single one.
-func contentType(resp *http.Response, adm admission) {
+func contentType(resp *http.Response, adm *admission) {
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		return
 	}
@@ -243,12 +241,8 @@ type recorder struct {
 // Unwrap serves [http.ResponseController].
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// WriteHeader notes the status. It drops a cluster's interim answers, such as
-// early hints, whose headers pass no allow-list.
+// WriteHeader notes the status.
 func (r *recorder) WriteHeader(status int) {
-	if status < http.StatusOK {
-		return
-	}
 	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }

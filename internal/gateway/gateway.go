@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -75,12 +74,11 @@ type Config struct {
 type Gateway struct {
 	cfg     Config
 	headers *tunnel.AllowList
-	buffers *tunnel.BufferPool
-	debug   *log.Logger // what net/http has to say of broken copies
 	// refusals bounds what refused callers can write into the audit log.
-	refusals budgets
-	throttle *throttle
-	metrics  *metrics
+	refusals  budgets
+	throttle  *throttle
+	metrics   *metrics
+	forwarder tunnel.Forwarder
 }
 
 // New returns a gateway, or an error that names what is missing.
@@ -103,7 +101,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	m := newMetrics(cfg.Metrics)
 	return &Gateway{
-		cfg: cfg, headers: tunnel.NewAllowList(), buffers: tunnel.NewBufferPool(), debug: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		cfg: cfg, headers: tunnel.NewAllowList(),
 		throttle: newThrottle(cfg.BindingLimits, cfg.ClusterLimits, m), metrics: m,
 	}, nil
 }
@@ -153,7 +151,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	seen.admitted(adm)
 	adm.to = timed{paced{adm.to, adm.lease}, seen}
-	g.forward(answer, r.WithContext(ctx), adm, rec.ID)
+	g.forward(ctx, answer, r, &adm, rec.ID)
 }
 
 // admission is a request that was allowed, with all that forwarding needs.

@@ -66,7 +66,10 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.headers.Trailers(resp, kindOf(r)), nil
+	answer := t.headers.Trailers(resp, kindOf(r))
+	tunnel.DropListed(answer.Header)
+	t.headers.Response(answer.Header, kindOf(r))
+	return answer, nil
 }
 
 // kindOf says whose headers a request has that was given an identity.

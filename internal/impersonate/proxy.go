@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"time"
@@ -48,10 +47,11 @@ type Config struct {
 
 // Proxy serves the agent's end of the tunnel. It is an [http.Handler].
 type Proxy struct {
-	cfg     Config
-	headers *tunnel.AllowList
-	reverse *httputil.ReverseProxy
-	plain   *http.Transport
+	cfg       Config
+	headers   *tunnel.AllowList
+	forwarder tunnel.Forwarder
+	upstream  roundTripper
+	plain     *http.Transport
 }
 
 // New returns a proxy, or an error that names what is wrong with cfg.
@@ -83,19 +83,7 @@ func New(cfg Config) (*Proxy, error) {
 		ResponseHeaderTimeout:  0,    // a watch may take its time; the client's deadline travels
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: cfg.Silence, PingTimeout: cfg.Silence / 2},
 	}
-	p.reverse = &httputil.ReverseProxy{
-		Rewrite:    p.rewrite,
-		Transport:  roundTripper{next: tunnel.Early(p.plain), token: cfg.Token, headers: p.headers},
-		BufferPool: tunnel.NewBufferPool(),
-		ErrorLog:   slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-		ModifyResponse: func(resp *http.Response) error {
-			p.headers.Response(resp.Header, kindOf(resp.Request))
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			p.failed(w, r, err)
-		},
-	}
+	p.upstream = roundTripper{next: p.plain, token: cfg.Token, headers: p.headers}
 	return p, nil
 }
 
@@ -134,8 +122,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.upgrade(w, r)
 		return
 	}
-	r = r.WithContext(tunnel.BoundInterim(r.Context()))
-	p.reverse.ServeHTTP(w, r)
+	p.forward(w, r)
 }
 
 // read says, by the agent's own reading, which protocol a request upgrades to,
@@ -159,15 +146,30 @@ func read(r *http.Request) (proto string, kind tunnel.Kind, err error) {
 	return proto, tunnel.Kind{Upgrade: proto != "", Application: info.Application()}, nil
 }
 
-// rewrite points the request at the one upstream and drops every header that
-// is not on the allow-list. The identity comes later, in the RoundTripper.
-func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
-	pr.Out.URL.Scheme, pr.Out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
-	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
-	pr.Out.Host = p.cfg.Upstream.Host
-	p.headers.Request(pr.Out.Header, kindOf(pr.In))
-	p.trace(pr.Out)
-	pr.Out.Trailer = nil
+// forward passes a plain request to the API server.
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
+	began, err := p.forwarder.Forward(w, p.outgoing(r), p.upstream)
+	if err == nil {
+		return
+	}
+	if !began {
+		p.failed(w, r, err)
+		return
+	}
+	p.cfg.Logger.Debug("answer cut short", "error", err)
+	panic(http.ErrAbortHandler) // it must not look whole
+}
+
+// outgoing is a request pointed at the one upstream, without any header that is
+// not on the allow-list. The identity comes later, in the RoundTripper.
+func (p *Proxy) outgoing(r *http.Request) *http.Request {
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
+	out.Host, out.RequestURI, out.Close = p.cfg.Upstream.Host, "", false
+	out.Trailer = nil
+	p.headers.Request(out.Header, kindOf(r))
+	p.trace(out)
+	return out
 }
 
 // trace hands the trace on to the API server. It is called behind the
@@ -208,12 +210,7 @@ func dialFailed(err error) bool {
 // upgrade passes an exec, attach or port-forward to the API server over a
 // connection of its own, since only HTTP/1.1 can upgrade.
 func (p *Proxy) upgrade(w http.ResponseWriter, r *http.Request) {
-	out := r.Clone(r.Context())
-	out.URL.Scheme, out.URL.Host = p.cfg.Upstream.Scheme, p.cfg.Upstream.Host
-	out.Host = p.cfg.Upstream.Host
-	p.headers.Request(out.Header, kindOf(r))
-	p.trace(out)
-	out, err := identify(out, p.cfg.Token)
+	out, err := identify(p.outgoing(r), p.cfg.Token)
 	if err != nil {
 		tunnel.Refuse(w, err)
 		return

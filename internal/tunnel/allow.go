@@ -101,6 +101,9 @@ func NewAllowList() *AllowList {
 
 // Request deletes from h whatever may not travel to the API server.
 func (l *AllowList) Request(h http.Header, k Kind) {
+	if !k.Upgrade {
+		DropListed(h)
+	}
 	for name := range h {
 		// The names are canonical, so "impersonate_user" or a casing of its
 		// own cannot match.

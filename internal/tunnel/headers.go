@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -43,6 +44,17 @@ func StripPrivate(h http.Header) {
 	for name := range h {
 		if IsPrivate(name) {
 			delete(h, name)
+		}
+	}
+}
+
+// DropListed deletes from h what its Connection lists, which is of one
+// connection (RFC 9110, 7.6.1). Whoever sets a header of his own does so
+// afterwards, or it could be named, and lost (checklist 3).
+func DropListed(h http.Header) {
+	for _, list := range slices.Clone(h["Connection"]) {
+		for name := range strings.SplitSeq(list, ",") {
+			h.Del(strings.TrimSpace(name))
 		}
 	}
 }
