@@ -62,7 +62,7 @@ func Parse(method, path, rawQuery string) (Info, error) {
 	if err := info.checkQuery(query); err != nil {
 		return Info{}, err
 	}
-	if info.Verb == "list" { // the query says whether it is a watch
+	if info.Verb == "list" && (query.Has("watch") || query.Has("fieldSelector")) { // it may be a watch, or of one name
 		return resolve(method, decoded, rawQuery)
 	}
 	return info, nil
