@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strings"
@@ -41,24 +42,37 @@ func parseTarget(u *url.URL, requestURI string) (target, error) {
 	if err := requestinfo.CheckPath(rest); err != nil {
 		return target{}, err
 	}
-	// /subscriptions/S/resourceGroups/G/providers/NS/managedClusters/C
-	const idSegments = 8
-	segments := strings.SplitN(rest, "/", idSegments+1)
-	if len(segments) < idSegments {
+	prefix, path, ok := cutID(raw)
+	if !ok {
 		return target{}, fmt.Errorf("the address must be %s followed by a cluster's resource id: %w", PathPrefix, access.ErrNotFound)
 	}
-	id, err := access.ParseResourceID("/" + strings.Join(segments[:idSegments], "/"))
+	id, err := access.ParseResourceID(prefix[len(PathPrefix):])
 	if err != nil {
 		return target{}, err
 	}
 	if !id.IsType(access.ClusterType) || id.ResourceGroup() == "" {
 		return target{}, fmt.Errorf("%s is not a managed cluster: %w", id, access.ErrNotFound)
 	}
-	path := "/"
-	if len(segments) > idSegments {
-		path += segments[idSegments]
+	return target{cluster: id, prefix: prefix, path: path, query: u.RawQuery}, nil
+}
+
+// cutID cuts a path behind a cluster's id, which has as many segments as
+// /subscriptions/S/resourceGroups/G/providers/NS/managedClusters/C. It reports
+// whether there are as many.
+func cutID(raw string) (prefix, path string, ok bool) {
+	const idSegments = 8
+	end := len(PathPrefix)
+	for range idSegments {
+		if end == len(raw) {
+			return "", "", false
+		}
+		if next := strings.IndexByte(raw[end+1:], '/'); next >= 0 {
+			end += 1 + next
+		} else {
+			end = len(raw)
+		}
 	}
-	return target{cluster: id, prefix: PathPrefix + id.String(), path: path, query: u.RawQuery}, nil
+	return raw[:end], cmp.Or(raw[end:], "/"), true
 }
 
 // parsePath returns the bytes of a request's path.

@@ -32,6 +32,8 @@ func (h *Hub) To(clusterUID string) (http.RoundTripper, error) {
 // again whatever it does.
 var ErrNotSent = fmt.Errorf("not sent: %w", access.ErrUnavailable)
 
+var errNoStream = fmt.Errorf("no free stream: %w", ErrNotSent)
+
 // route chooses the connection for each request, not once, so that it survives
 // the replacement of a connection.
 type route struct {
@@ -51,7 +53,7 @@ func (t route) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.WithContext(r.Context()) // a copy: the caller's keeps its body
 		r.Body = body
 	}
-	outcome := fmt.Errorf("no free stream: %w", ErrNotSent)
+	outcome := errNoStream
 	var tried []*link
 	for l := t.reserve(tried); l != nil; l = t.reserve(tried) {
 		tried = append(tried, l)
