@@ -1,6 +1,7 @@
 package sallyport_test
 
-// recordMutations are of secrets, keys and the audit log: items 39 to 41.
+// recordMutations are of secrets, keys and the audit log: items 39 to 41, and
+// the store and its backups (decision 0021).
 func recordMutations() []mutation {
 	return []mutation{
 		one("39", "internal/controlplane/request.go", `"path", access.Clip(q.http.URL.EscapedPath(), 512)`, `"path", access.Clip(q.http.URL.String(), 512)`, "./internal/controlplane", "TestItem39NoSecretIsLogged"),
