@@ -30,5 +30,8 @@ func consentMutations() []mutation {
 		one("27", "internal/authorize/rights.go", `	"Microsoft.Authorization/*/write",`, "", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("27", "internal/controlplane/routes.go", `{post, agent + "/joinToken", owner, c.postJoinToken}`, `{post, agent + "/joinToken", listed, c.postJoinToken}`, "./internal/controlplane", "TestEveryRoute"),
 		one("27", "internal/controlplane/identities.go", "q.requireLinked(ctx, assignAction, id); err != nil", "q.requireLinked(ctx, assignAction, id); err != nil && isUsed", "./internal/controlplane", "TestRightsAreNotWidened"),
+		one("27", "internal/controlplane/routes.go", `{put, cluster + policy, owner, c.putPolicy}`, `{put, cluster + policy, signedIn, c.putPolicy}`, "./internal/controlplane", "TestHostileOperator"),
+		one("27", "internal/controlplane/rolebindings.go", "	return q.requireLinked(ctx, action, want.source)\n", "	_ = action\n	return nil\n", "./internal/controlplane", "TestHostileOperatorReaches"),
+		one("27", "internal/controlplane/request.go", "!q.rights.May(q.action(), scope) {\n", "!q.rights.May(q.action(), scope) {\n			if _, unknown := q.c.store.Clusters.Get(ctx, scope.Key()); unknown != nil {\n				return unknown\n			}\n", "./internal/controlplane", "TestHostileOperatorLearnsNothing"),
 	}
 }
