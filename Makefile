@@ -34,7 +34,8 @@ clients:
 # the short form.
 chaos: build
 	SALLYPORT_CHAOS=1 go test -count=1 -timeout 60m -v -run 'TestKill|TestChaos|TestSealed|TestRotateKey|TestNoSpace|TestCompacted' ./internal/store ./internal/audit
-	SALLYPORT_CHAOS=1 go test -count=1 -timeout 60m -v -run 'TestKill|TestChaos|TestItem34' ./cmd/sallyport
+	SALLYPORT_CHAOS=1 go test -count=1 -timeout 60m -v -run 'TestKill|TestChaos' ./cmd/sallyport
+	go test -count=1 -timeout 30m -v -run TestItem34ReconnectStorm ./cmd/sallyport -storm 1000
 
 # What CI runs besides the tests.
 check:

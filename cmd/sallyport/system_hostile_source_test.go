@@ -166,6 +166,7 @@ func TestSystemItem30HostileSource(t *testing.T) {
 		{"100,000 rapid resets", h.rapidReset},
 		{"10,000 CONTINUATION", h.continuation},
 		{"PING and SETTINGS, nothing read", h.control},
+		{"frames out of order", h.disorder},
 		{"slow reads and writes", h.slowStreams},
 		{"5,000 half-open handshakes", h.halfOpen},
 	} {
@@ -259,6 +260,62 @@ func (h *hostileSource) control(t *testing.T) {
 		}
 		f.Close()
 	}
+}
+
+// disorder sends frames that have no business where they are, or no end, each
+// kind on a connection of its own. The server closes it, or bears them.
+func (h *hostileSource) disorder(t *testing.T) {
+	const most = 20_000
+	for name, write := range map[string]func(f *frames, stream uint32) error{
+		"window of a stream overflows": func(f *frames, stream uint32) error { return f.WriteWindowUpdate(stream, 1<<31-1) },
+		"window of all overflows":      func(f *frames, _ uint32) error { return f.WriteWindowUpdate(0, 1<<31-1) },
+		"windows of one byte":          func(f *frames, stream uint32) error { return f.WriteWindowUpdate(stream, 1) },
+		"resets of one stream":         func(f *frames, stream uint32) error { return f.WriteRSTStream(stream, http2.ErrCodeCancel) },
+		"resets of no stream":          func(f *frames, stream uint32) error { return f.WriteRSTStream(stream+1000, http2.ErrCodeCancel) },
+		"DATA beyond the window":       func(f *frames, stream uint32) error { return f.WriteData(stream, false, make([]byte, 16<<10)) },
+		"empty DATA":                   func(f *frames, stream uint32) error { return f.WriteData(stream, false, nil) },
+		"padding":                      func(f *frames, stream uint32) error { return f.WriteDataPadded(stream, false, nil, make([]byte, 255)) },
+		"empty CONTINUATION":           func(f *frames, stream uint32) error { return f.WriteContinuation(stream, false, nil) },
+		"trailers without end":         func(f *frames, stream uint32) error { return h.again(f, stream) },
+		"PRIORITY":                     func(f *frames, stream uint32) error { return f.WritePriority(stream+2, http2.PriorityParam{Weight: 1}) },
+		"PUSH_PROMISE": func(f *frames, stream uint32) error {
+			return f.WritePushPromise(http2.PushPromiseParam{StreamID: stream, PromiseID: 2, EndHeaders: true})
+		},
+		"SETTINGS that shrink the window": func(f *frames, _ uint32) error {
+			return f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+		},
+		"SETTINGS of no table": func(f *frames, _ uint32) error {
+			return f.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 1<<32 - 1})
+		},
+		"frames of no type": func(f *frames, stream uint32) error { return f.WriteRawFrame(0xfa, 0, stream, make([]byte, 100)) },
+		"GOAWAY":            func(f *frames, _ uint32) error { return f.WriteGoAway(0, http2.ErrCodeNo, make([]byte, 1000)) },
+		"a frame of 16 MiB": func(f *frames, _ uint32) error {
+			_, err := f.out.Write(append([]byte{0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1}, make([]byte, 16<<10)...))
+			return err
+		},
+		"not HTTP/2": func(f *frames, _ uint32) error {
+			_, err := io.WriteString(f.out, "GET / HTTP/1.1\r\n\r\n")
+			return err
+		},
+	} {
+		f := h.frames()
+		closed := f.discard()
+		f.SetWriteDeadline(time.Now().Add(2 * soon))
+		stream, err := h.open(f, "POST", true, false)
+		for i := 0; err == nil && i < most; i++ {
+			err = write(f, stream)
+		}
+		if late, ok := err.(net.Error); ok && late.Timeout() {
+			t.Errorf("%s: the server takes no more, and keeps the connection", name)
+		}
+		f.Close()
+		<-closed
+	}
+}
+
+// again sends the head of a stream once more, as trailers that do not end it.
+func (h *hostileSource) again(f *frames, stream uint32) error {
+	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, EndHeaders: true, BlockFragment: f.block.Bytes()})
 }
 
 // slowStreams opens more streams than one connection may have, whose answers it
