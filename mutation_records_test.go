@@ -4,6 +4,14 @@ package sallyport_test
 // the store and its backups (decision 0021).
 func recordMutations() []mutation {
 	return []mutation{
+		one("0021", "cmd/sallyport/serve.go", "		defer s.writing(r)()\n		s.serveAzure(part, w, r)\n", "		s.serveAzure(part, w, r)\n", "./cmd/sallyport", "TestWritesHoldABackupOff"),
+		one("0021", "cmd/sallyport/serve.go", "	defer s.writing(r)()\n	switch first {\n", "	switch first {\n", "./cmd/sallyport", "TestWritesHoldABackupOff"),
+		{"0021", []edit{ // the records of a commit are written one by one
+			{"internal/store/commit.go", "resp, err := s.conn.client.Txn(ctx).If(conditions...).Then(writes...).Else(reads...).Commit()\n", "var resp *clientv3.TxnResponse\n	for _, write := range writes {\n		if resp, err = s.conn.client.Txn(ctx).Then(write).Commit(); err != nil {\n			break\n		}\n	}\n	_, _ = conditions, reads\n"},
+		}, "./internal/store", "TestKill"},
+		{"0021", []edit{ // a write is acknowledged before etcd has it
+			{"internal/store/commit.go", "resp, err := s.conn.client.Txn(ctx).If(conditions...).Then(writes...).Else(reads...).Commit()\n", "early := map[string]bool{}\n	for _, c := range changes {\n		early[c.path] = true\n	}\n	if len(early) > 1 {\n		go s.conn.client.Txn(context.WithoutCancel(ctx)).Then(writes...).Commit()\n		return 1, nil\n	}\n	resp, err := s.conn.client.Txn(ctx).If(conditions...).Then(writes...).Else(reads...).Commit()\n"},
+		}, "./internal/store", "TestKill"},
 		one("39", "internal/controlplane/request.go", `"path", access.Clip(q.http.URL.EscapedPath(), 512)`, `"path", access.Clip(q.http.URL.String(), 512)`, "./internal/controlplane", "TestItem39NoSecretIsLogged"),
 		one("39", "internal/store/seal.go", "	return z.ring.Seal(value, []byte(path))\n", "	return value\n", "./internal/store", "TestSealed"),
 		one("39", "internal/store/seal.go", "	return z.ring.Unseal(kv.Value, kv.Key)\n", "	if value, err := z.ring.Unseal(kv.Value, kv.Key); err != keyring.ErrPlain {\n		return value, err\n	}\n	return kv.Value, nil\n", "./internal/store", "TestSealedForgery"),
