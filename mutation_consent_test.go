@@ -27,6 +27,7 @@ func consentMutations() []mutation {
 		one("27", "internal/controlplane/rolebindings.go", "	return q.requireLinked(ctx, action, want.source)\n", "	_ = action\n	return nil\n", "./internal/controlplane", "TestItem27BindingNamesForeignSource"),
 		one("27", "internal/controlplane/rolebindings.go", "	if itself {\n", "	if itself && want.roles == nil {\n", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("27", "internal/controlplane/policies.go", "if q.actsBy(b.Value) && (", "if q.caller.Is(b.Value.ID) && (", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
+		one("27", "internal/controlplane/rolebindings.go", "c.store.Clusters.Updating(cluster, cluster.Value)", "c.store.Clusters.Unchanged(cluster)", "./internal/controlplane", "TestItem27ConsentDuringUnlock"),
 		one("27", "internal/authorize/rights.go", `	"Microsoft.Authorization/*/write",`, "", "./internal/controlplane", "TestItem27SourceDoesNotConsent"),
 		one("27", "internal/controlplane/routes.go", `{post, agent + "/joinToken", owner, c.postJoinToken}`, `{post, agent + "/joinToken", listed, c.postJoinToken}`, "./internal/controlplane", "TestEveryRoute"),
 		one("27", "internal/controlplane/identities.go", "q.requireLinked(ctx, assignAction, id); err != nil", "q.requireLinked(ctx, assignAction, id); err != nil && isUsed", "./internal/controlplane", "TestRightsAreNotWidened"),

@@ -154,7 +154,10 @@ func (c *ControlPlane) writePolicy(ctx context.Context, q *request, want access.
 }
 
 // checkNotBound refuses a caller whom the path's policy bounds: nobody unlocks or
-// extends himself.
+// extends himself. It is called between the read of the record that has the policy
+// and its conditional write. Whom a binding is for never changes, and every new one
+// writes its cluster's record, so a consent that is given meanwhile fails the write
+// and is seen at the next look.
 func (q *request) checkNotBound(ctx context.Context) error {
 	cluster, err := q.clusterID()
 	if err != nil || q.caller.Resource.IsZero() && q.caller.UsedBy.IsZero() {

@@ -142,6 +142,34 @@ func TestItem27SourceDoesNotConsent(t *testing.T) {
 	}
 }
 
+// TestItem27ConsentDuringUnlock: a caller is given consent while he unlocks the
+// cluster, between the look at whom its policy bounds and the write.
+func TestItem27ConsentDuringUnlock(t *testing.T) {
+	var between func()
+	f := newFixture(t, func(cfg *controlplane.Config) {
+		log := cfg.Audit
+		cfg.Audit = func(r audit.Record) error {
+			err := log(r)
+			if do := between; do != nil && r.Method == "DELETE" {
+				between = nil
+				do()
+			}
+			return err
+		}
+	})
+	f.assign(callers()["source"].ObjectID, access.OwnerRole, sub)
+	const policy = "/providers/Sallyport.Gateway/accessPolicies/default" + version
+	f.want(201, "PUT", cluster+policy, `{"properties":{"locked":true}}`)
+	between = func() { f.want(201, "PUT", binding+version, consentV) }
+	if code, text := f.answer("source", "DELETE", cluster+policy, ""); code != 403 {
+		t.Errorf("a source unlocks: %d %s", code, text)
+	}
+	if between != nil {
+		t.Error("nothing happened in between")
+	}
+	f.want(200, "GET", cluster+policy, "")
+}
+
 // TestGroupsHaveRoles: a role of a group is its members', also through a group in
 // it, and until they leave it, whatever a token of before says.
 func TestGroupsHaveRoles(t *testing.T) {
