@@ -77,6 +77,7 @@ func serverConfig(dir string, log *slog.Logger, quota int64) *embed.Config {
 	cfg.InitialCluster = cfg.Name + "=" + label.String()
 	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
 	cfg.EnableGRPCGateway = false
+	cfg.AuthToken = "" // nobody signs in
 	// A cluster of one elects itself, and has nobody to wait for. With the
 	// defaults, meant for networks, that wait is most of a server's start.
 	cfg.TickMs, cfg.ElectionMs = 20, 100

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // Client lets tests compact, and look under the store.
@@ -22,3 +23,6 @@ func OpenSmall(ctx context.Context, dir string, quota int64) (*Store, error) {
 	}
 	return newStore(conn, &sealer{}, Config{Prefix: "/small/", Logger: log}), nil
 }
+
+// ZapTo is the logger that etcd gets.
+func ZapTo(log *slog.Logger) *zap.Logger { return zapTo(log) }

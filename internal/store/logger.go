@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -40,11 +41,31 @@ func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 		level = slog.LevelError
 	}
 	attrs := attributes(fields)
+	if isExpected(entry.Message, attrs) {
+		level = slog.LevelDebug
+	}
 	if entry.Level > zapcore.ErrorLevel { // the process ends with this line
 		attrs = append(attrs, "hint", "etcd must not go on unsure of its disk and ends this process; free space on the data folder's disk, or mend it, and start again: nothing acknowledged is lost")
 	}
 	c.log.Log(context.Background(), level, entry.Message, attrs...)
 	return nil
+}
+
+// isExpected tells of what etcd warns of at every start, or at the first, of a
+// server that is as it should be: it has no port to share, and in a new folder
+// there is no version yet. The same words with another cause are not expected.
+func isExpected(message string, attrs []any) bool {
+	switch message {
+	case "Running http and grpc server on single port. This is not recommended for production.":
+		return true
+	case "Failed to detect schema version", "failed to update storage version":
+		for _, a := range attrs {
+			if attr, ok := a.(slog.Attr); ok && attr.Key == "error" {
+				return strings.HasSuffix(attr.Value.String(), "missing term information")
+			}
+		}
+	}
+	return false
 }
 
 // Sync has nothing to flush.
