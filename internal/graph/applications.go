@@ -232,7 +232,7 @@ func applyDocument(a *store.Application, doc object) error {
 	if a.IdentifierURIs, err = stringsOf(doc, "identifierUris"); err != nil {
 		return err
 	}
-	a.RedirectURIs = nil
+	a.RedirectURIs, a.WebRedirects = nil, nil
 	for _, kind := range []string{"publicClient", "web", "spa"} {
 		inner, err := objectOf(doc, kind)
 		if err != nil {
@@ -243,6 +243,9 @@ func applyDocument(a *store.Application, doc object) error {
 			return err
 		}
 		a.RedirectURIs = append(a.RedirectURIs, uris...)
+		if kind == "web" {
+			a.WebRedirects = uris
+		}
 	}
 	api, err := objectOf(doc, "api")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,8 +110,10 @@ func (p *Provider) checkAuthorize(c *call, tenant store.Tenant, query url.Values
 }
 
 // redirectOf reports whether an application may be answered at this address,
-// and whether that is on the user's own machine. Of a loopback address the
-// port is not compared: native clients take one that is free (RFC 8252 7.3).
+// and whether it is a native client there, which needs no secret: the address is
+// on the user's own machine, and was not registered as a web application's, as
+// that of one under development. Of a loopback address the port is not compared:
+// native clients take one that is free (RFC 8252 7.3).
 func redirectOf(app store.Application, given string) (native, ok bool) {
 	got, err := url.Parse(given)
 	if err != nil || got.Scheme == "" || got.Fragment != "" || got.User != nil || got.Opaque != "" {
@@ -120,12 +123,12 @@ func redirectOf(app store.Application, given string) (native, ok bool) {
 	native = !web || strings.EqualFold(given, "https://login.microsoftonline.com/common/oauth2/nativeclient")
 	for _, registered := range app.RedirectURIs {
 		if registered == given {
-			return native, true
+			return native && !slices.Contains(app.WebRedirects, registered), true
 		}
 		want, err := url.Parse(registered)
 		if err == nil && want.Scheme == "http" && got.Scheme == "http" && isLoopback(got.Hostname()) && want.Hostname() == got.Hostname() &&
 			want.RawQuery == got.RawQuery && strings.TrimSuffix(want.EscapedPath(), "/") == strings.TrimSuffix(got.EscapedPath(), "/") {
-			return true, true
+			return !slices.Contains(app.WebRedirects, registered), true
 		}
 	}
 	return false, false

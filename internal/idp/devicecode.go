@@ -15,7 +15,7 @@ import (
 const (
 	deviceLife     = 15 * time.Minute
 	deviceInterval = time.Second // between polls; Entra's is 5 s
-	maxDeviceFlows = 1_000       // the oldest gives way
+	maxDeviceFlows = 1_000       // the oldest of whoever has most gives way
 )
 
 // deviceState is where a flow is.
@@ -30,6 +30,7 @@ const (
 // deviceFlow is one device that waits for its user (RFC 8628).
 type deviceFlow struct {
 	deviceCode, userCode string
+	network              string // that it was begun from
 	tenant               string // of the path, perhaps a shared one
 	clientID, clientName string
 	scope                string
@@ -42,30 +43,52 @@ type deviceFlow struct {
 // deviceFlows are those under way. They live in memory: after a restart a user
 // starts again. Safe for concurrent use.
 type deviceFlows struct {
-	mu       sync.Mutex
-	byDevice map[string]*list.Element
-	byUser   map[string]*list.Element
-	oldest   list.List // of *deviceFlow
+	mu        sync.Mutex
+	byDevice  map[string]*list.Element
+	byUser    map[string]*list.Element
+	oldest    list.List      // of *deviceFlow
+	byNetwork map[string]int // how many it has
 }
 
 func newDeviceFlows() *deviceFlows {
-	return &deviceFlows{byDevice: map[string]*list.Element{}, byUser: map[string]*list.Element{}}
+	return &deviceFlows{byDevice: map[string]*list.Element{}, byUser: map[string]*list.Element{}, byNetwork: map[string]int{}}
 }
 
 func (d *deviceFlows) add(f deviceFlow) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.oldest.Len() >= maxDeviceFlows {
-		d.remove(d.oldest.Front())
+		d.remove(d.giving(f.network))
 	}
 	e := d.oldest.PushBack(&f)
 	d.byDevice[f.deviceCode], d.byUser[f.userCode] = e, e
+	d.byNetwork[f.network]++
+}
+
+// giving is the flow that gives way to a new one: the oldest of the network that
+// has most, be it the newcomer's. So whoever begins many pushes out his own.
+func (d *deviceFlows) giving(newcomer string) *list.Element {
+	most := newcomer
+	for network, n := range d.byNetwork {
+		if n > d.byNetwork[most] {
+			most = network
+		}
+	}
+	for e := d.oldest.Front(); e != nil; e = e.Next() {
+		if flowOf(e).network == most {
+			return e
+		}
+	}
+	return d.oldest.Front() // cannot be: somebody has most
 }
 
 func (d *deviceFlows) remove(e *list.Element) {
 	f, _ := d.oldest.Remove(e).(*deviceFlow)
 	delete(d.byDevice, f.deviceCode)
 	delete(d.byUser, f.userCode)
+	if d.byNetwork[f.network]--; d.byNetwork[f.network] == 0 {
+		delete(d.byNetwork, f.network)
+	}
 }
 
 // pending returns a flow that waits for its user.
@@ -210,7 +233,7 @@ func (p *Provider) startDevice(c *call, v2 bool) (deviceAnswer, *oauthError) {
 		return deviceAnswer{}, failure
 	}
 	f := deviceFlow{
-		deviceCode: random(), userCode: newUserCode(), tenant: c.tenant,
+		deviceCode: random(), userCode: newUserCode(), network: network(p.cfg.Remote(c.request)), tenant: c.tenant,
 		clientID: app.ClientID, clientName: app.Name, scope: scope, expires: p.cfg.Now().Add(deviceLife),
 	}
 	p.devices.add(f)

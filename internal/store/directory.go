@@ -40,6 +40,9 @@ type Application struct {
 	// As a client of users.
 	PublicClient bool     `json:"publicClient,omitempty"` // may sign users in without a secret
 	RedirectURIs []string `json:"redirectUris,omitempty"`
+	// WebRedirects are those of RedirectURIs at which it answers as a web
+	// application, which has a secret, also where they are on the user's machine.
+	WebRedirects []string `json:"webRedirects,omitempty"`
 
 	// Document is the registration as Graph's clients wrote it, JSON without
 	// secrets; the fields above follow from it.
