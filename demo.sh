@@ -120,7 +120,7 @@ note "connected; nothing in the server's folder names $apiserver"
 
 step "create an ML workspace with a system-assigned identity; it gets its token from the managed-identity endpoint"
 run resource sallyport resource create -n ml --type Microsoft.MachineLearningServices/workspaces --identity-file "$D/ml.identity"
-workspace=$(sallyport resource show -n ml --type Microsoft.MachineLearningServices/workspaces -o json | sed -n 's/^ *"id": *"\(.*\)",*$/\1/p' | head -n 1)
+workspace=$(sallyport resource show -n ml --type Microsoft.MachineLearningServices/workspaces -o id)
 run kubeconfig sallyport kubeconfig --cluster-name private --resource "$workspace" --identity-file "$D/ml.identity" -f "$D/ml.kubeconfig"
 token=$(sallyport token get --identity-file "$D/ml.identity") || fail "no token"
 claims=$(cut -d. -f2 <<<"$token" | tr '_-' '/+' | base64 -d 2>/dev/null)

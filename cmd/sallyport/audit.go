@@ -127,6 +127,9 @@ func (c *cli) printRecords(records iter.Seq2[client.AuditRecord, error]) error {
 
 // printLine writes one of many bodies: a line of JSON, or a YAML document.
 func (c *cli) printLine(raw json.RawMessage) error {
+	if c.format == formatID {
+		return c.printIDs(raw)
+	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, raw); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sallyport/sallyport/internal/audit"
 	"github.com/sallyport/sallyport/internal/idp"
 )
 
@@ -108,6 +109,9 @@ func TestChaosClock(t *testing.T) {
 	wants("an hour behind", "ml", http.StatusOK) // its token is of the future by this clock, and was verified before
 	wants("an hour behind", "withdrawn", http.StatusForbidden)
 	wants("an hour behind", "ended", http.StatusForbidden, "expired") // by what has passed
+	if r := decisionOn(s.system, ended.id); r.Allowed == nil || *r.Allowed {
+		t.Errorf("an hour behind, the gateway left it to the agent, which has a clock of its own: %+v", r)
+	}
 	for who, source := range map[string]source{"ml": s.ml, "withdrawn": withdrawn} {
 		s.await("a token of the new time", func() bool {
 			r := s.cli("token", "get", "--identity-file", source.identity, "--resource", idp.DataPlaneAudience)
@@ -132,4 +136,14 @@ func TestChaosClock(t *testing.T) {
 	case <-time.After(soon):
 		t.Error("the watch says nothing")
 	}
+}
+
+// decisionOn is the gateway's last one on a source's requests.
+func decisionOn(s *system, source string) (last audit.Record) {
+	for _, r := range s.records() {
+		if r.Stage == audit.Decision && r.Source == source {
+			last = r
+		}
+	}
+	return last
 }

@@ -40,7 +40,7 @@ func (c *cli) addFlags(root *cobra.Command) {
 	c.format = formatTable
 	f := root.PersistentFlags()
 	f.StringVar(&c.operatorFile, "operator", "", "operator file, written by 'sallyport server' (default $SALLYPORT_OPERATOR, then ./sallyport-data/operator.json)")
-	f.VarP(&c.format, "output", "o", "table, json or yaml; the latter two are the server's own body")
+	f.VarP(&c.format, "output", "o", "table, json, yaml or id; json and yaml are the server's own body, id is its id alone")
 	f.StringVar(&c.subscription, "subscription", "", "subscription, a GUID (default: the operator file's)")
 	f.StringVarP(&c.group, "resource-group", "g", "", "resource group (default: the operator file's, then "+defaultGroup+")")
 	f.DurationVar(&c.timeout, "timeout", 15*time.Minute, "how long to wait for an operation to end")

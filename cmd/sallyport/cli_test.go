@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sallyport/sallyport/access"
 	"github.com/sallyport/sallyport/client"
 )
 
@@ -374,7 +376,7 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		if cmd.Short == "" || cmd.RunE == nil && cmd.HasParent() {
 			t.Errorf("%s: no short help, or nothing that runs", cmd.CommandPath())
 		}
-		if !cmd.HasSubCommands() && cmd.Example == "" {
+		if (cmd.HasParent() || !cmd.HasSubCommands()) && cmd.Example == "" {
 			t.Errorf("%s: no example", cmd.CommandPath())
 		}
 		for _, child := range cmd.Commands() {
@@ -418,5 +420,51 @@ func TestAgentText(t *testing.T) {
 		if got := agentText(c.agent); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.agent, got, c.want)
 		}
+	}
+}
+
+// TestShortRoles: bindings take the names that 'agent manifest --roles' takes.
+func TestShortRoles(t *testing.T) {
+	source, err := access.ParseResourceID("/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []access.ResourceID{source, {}} {
+		got, err := checkRoles(of, []string{"MLworkload", "Microsoft.MachineLearningServices/workspaces/inference-v1"})
+		if want := []string{mlworkload, inference}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("roles %q, %v; want %q", got, err, want)
+		}
+	}
+	if _, err := checkRoles(source, []string{"backup-operator"}); err == nil {
+		t.Error("a role of another type of source is taken")
+	}
+}
+
+func TestPrintIDs(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"id":"/a","name":"x"}`:              "/a\n",
+		`{"value":[{"id":"/a"},{"id":"/b"}]}`: "/a\n/b\n",
+		`{"value":[]}`:                        "",
+		`{"token":"secret"}`:                  "error",
+		`["x"]`:                               "error",
+	} {
+		var out bytes.Buffer
+		c := &cli{format: formatID, stdout: &out}
+		err := c.print(json.RawMessage(body))
+		if got := out.String(); err != nil && want != "error" || err == nil && got != want {
+			t.Errorf("%s gives %q, %v; want %q", body, got, err, want)
+		}
+	}
+}
+
+// TestRestoredAsItWas: where there is nothing to list, a sentence says so.
+func TestRestoredAsItWas(t *testing.T) {
+	var out, notes bytes.Buffer
+	c := &cli{format: formatTable, stdout: &out, stderr: &notes}
+	if err := c.printRestored(restoreOptions{DataDir: "new", KeepConsents: true}, restored{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "restored in new; no cluster is locked and no consent was removed\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -103,6 +104,11 @@ func newGroup(use, short string, verbs ...*cobra.Command) *cobra.Command {
 		Args:  cobra.NoArgs, // so that an unknown verb is an error and not help
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	for _, verb := range verbs { // of each verb, the first
+		first, _, _ := strings.Cut(verb.Example, "\n  sallyport ")
+		group.Example += "\n" + first
+	}
+	group.Example = strings.TrimPrefix(group.Example, "\n")
 	group.AddCommand(verbs...)
 	return group
 }

@@ -24,6 +24,7 @@ const (
 	formatTable format = "table"
 	formatJSON  format = "json"
 	formatYAML  format = "yaml"
+	formatID    format = "id"
 )
 
 // String, Set and Type make format a flag.
@@ -32,17 +33,17 @@ func (f *format) String() string { return string(*f) }
 // Set refuses an unknown format.
 func (f *format) Set(s string) error {
 	switch v := format(s); v {
-	case formatTable, formatJSON, formatYAML:
+	case formatTable, formatJSON, formatYAML, formatID:
 		*f = v
 		return nil
 	}
-	return fmt.Errorf("must be table, json or yaml")
+	return fmt.Errorf("must be table, json, yaml or id")
 }
 
 // Type names the value in help.
 func (f *format) Type() string { return "format" }
 
-// print writes a body as the server wrote it, or rows as an aligned table, the
+// print writes a body as the server wrote it, its id alone, or rows as an aligned table, the
 // first of which is the heading.
 func (c *cli) print(body json.RawMessage, rows ...[]string) error {
 	switch c.format {
@@ -61,8 +62,34 @@ func (c *cli) print(body json.RawMessage, rows ...[]string) error {
 		}
 		_, err = c.stdout.Write(out)
 		return err
+	case formatID:
+		return c.printIDs(body)
 	}
 	return table(c.stdout, rows)
+}
+
+// printIDs writes the id of a body, or of each in a list, for scripts.
+func (c *cli) printIDs(body json.RawMessage) error {
+	type identified struct {
+		ID string `json:"id"`
+	}
+	var one struct {
+		identified
+		Value []identified `json:"value"`
+	}
+	if err := json.Unmarshal(body, &one); err != nil || one.ID == "" && one.Value == nil {
+		return usagef("-o id: what this command prints has no id; use json")
+	}
+	all := one.Value
+	if one.ID != "" {
+		all = []identified{one.identified}
+	}
+	for _, item := range all {
+		if _, err := fmt.Fprintln(c.stdout, printable(item.ID)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func table(w io.Writer, rows [][]string) error {

@@ -97,11 +97,15 @@ func (c *cli) printRestored(o restoreOptions, done restored) error {
 	case o.AuditLog != "":
 		c.notef("%d consents withdrawn between %s and the log's end, %s, were removed; %d clusters of which anything else was changed are locked", len(done.Removed), when, keyTime(done.LogTo), len(done.Locked))
 	default:
-		c.notef("all %d clusters are locked, since consents withdrawn after %s are not known: look at their bindings, then 'sallyport unlock --cluster-name NAME'", len(done.Locked), when)
+		c.notef("every cluster is locked (%d), since consents withdrawn after %s are not known: look at their bindings, then 'sallyport unlock --cluster-name NAME'", len(done.Locked), when)
 	}
 	c.notef("secrets, role assignments and keys are as they were at %s: change again what was changed since", when)
 	raw, err := json.Marshal(done)
 	if err != nil {
+		return err
+	}
+	if len(done.Locked)+len(done.Removed) == 0 && c.format == formatTable {
+		_, err := fmt.Fprintf(c.stdout, "restored in %s; no cluster is locked and no consent was removed\n", o.DataDir)
 		return err
 	}
 	rows := [][]string{{"RESTORED", "RESOURCE"}}

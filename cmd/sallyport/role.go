@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -83,38 +84,46 @@ func (c *cli) splitRoles(value string) ([]string, error) {
 	return names, nil
 }
 
-// checkRoles refuses what no server could accept: short names, and roles for
-// another type of source. Whether a role exists is for the server to say.
-func checkRoles(source access.ResourceID, names []string) error {
+// checkRoles makes qualified names of short ones, and refuses what no server could
+// accept: roles for another type of source. Whether a qualified name exists is
+// for the server to say; source is zero while it is not known.
+func checkRoles(source access.ResourceID, names []string) ([]string, error) {
 	catalogue, err := access.Catalogue()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, name := range names {
-		i := strings.LastIndexByte(name, '/')
-		if i < 0 {
-			return shortRoleError(catalogue, name)
+	qualified := slices.Clone(names)
+	for n, name := range names {
+		if !strings.Contains(name, "/") {
+			if name, err = qualifiedRole(catalogue, name); err != nil {
+				return nil, err
+			}
+			qualified[n] = name
 		}
+		i := strings.LastIndexByte(name, '/')
 		role := access.Role{SourceResourceType: name[:i], Name: name[i+1:]}
 		if source.IsZero() || role.Fits(source) {
 			continue
 		}
 		err := usagef("role %q is offered to sources of type %q, but the source is of type %q", name, role.SourceResourceType, source.Type())
 		if source.IsType("Microsoft.RecoveryServices/vaults") {
-			return withHint(err, "Azure Backup for Kubernetes uses a Backup vault (Microsoft.DataProtection/backupVaults), not a Recovery Services vault")
+			return nil, withHint(err, "Azure Backup for Kubernetes uses a Backup vault (Microsoft.DataProtection/backupVaults), not a Recovery Services vault")
 		}
-		return withHint(err, "roles for this source: %s", listRoles(catalogue, func(r access.Role) bool { return r.Fits(source) }))
+		return nil, withHint(err, "roles for this source: %s", listRoles(catalogue, func(r access.Role) bool { return r.Fits(source) }))
 	}
-	return nil
+	return qualified, nil
 }
 
-func shortRoleError(catalogue []access.Role, name string) error {
-	err := usagef("role %q is not a qualified name; bindings take {source type}/{role}", name)
+// qualifiedRole is the one role of the shipped catalogue with that short name.
+func qualifiedRole(catalogue []access.Role, name string) (string, error) {
 	same := listRoles(catalogue, func(r access.Role) bool { return strings.EqualFold(r.Name, name) })
-	if same == "none" {
-		return withHint(err, "list them with 'sallyport role list -l LOCATION'")
+	switch {
+	case same == "none":
+		return "", withHint(usagef("there is no role %q", name), "the roles are: %s", listRoles(catalogue, func(access.Role) bool { return true }))
+	case strings.Contains(same, ","):
+		return "", withHint(usagef("several roles are called %q", name), "use one of %s", same)
 	}
-	return withHint(err, "use %s", same)
+	return same, nil
 }
 
 func listRoles(catalogue []access.Role, keep func(access.Role) bool) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,7 @@ func (f *bindingFlags) add(cmd *cobra.Command) {
 }
 
 func (f *bindingFlags) addRoles(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&f.roles, "roles", "r", "", "roles by their qualified names, separated by commas (required); blanks around them are dropped")
+	cmd.Flags().StringVarP(&f.roles, "roles", "r", "", "roles by qualified or short names, separated by commas (required); blanks around them are dropped")
 	cmd.Flags().BoolVar(&f.noWait, "no-wait", false, "return when the request is accepted, before the role is in force")
 }
 
@@ -89,29 +90,10 @@ func (f *bindingFlags) addDraft(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("source-resource-id", "allowed-azure-resource-id-with-system-assigned-msi")
 }
 
-// draftRoles turns --role into --roles.
-func (f *bindingFlags) draftRoles(source access.ResourceID) error {
-	if strings.Contains(f.role, "/") {
-		f.roles = f.role
-		return nil
-	}
-	catalogue, err := access.Catalogue()
-	if err != nil {
-		return err
-	}
-	means := listRoles(catalogue, func(r access.Role) bool { return strings.EqualFold(r.Name, f.role) && r.Fits(source) })
-	if means == "none" || strings.Contains(means, ",") {
-		return withHint(usagef("--role %q is no role of a source of type %q", f.role, source.Type()),
-			"roles for this source: %s", listRoles(catalogue, func(r access.Role) bool { return r.Fits(source) }))
-	}
-	f.roles = means
-	return nil
-}
-
 // createForAll consents to every resource of the role's type.
 func (c *cli) createForAll(ctx context.Context, f bindingFlags, id access.ResourceID) error {
 	if f.expiresIn != 0 {
-		return withHint(usagef("--expires-in needs a source"), "create the binding, and bound it with 'sallyport policy expire'")
+		return withHint(usagef("--expires-in needs a source"), "create the binding, and bound it with 'sallyport expire'")
 	}
 	api, err := c.connect()
 	if err != nil {
@@ -158,16 +140,11 @@ func (c *cli) createRoleBinding(ctx context.Context, f bindingFlags) error {
 	if err != nil {
 		return asUsage(fmt.Errorf("--source-resource-id: %w", err))
 	}
-	if f.role != "" {
-		if err := f.draftRoles(source); err != nil {
-			return err
-		}
-	}
-	roles, err := c.splitRoles(f.roles)
+	roles, err := c.splitRoles(cmp.Or(f.roles, f.role))
 	if err != nil {
 		return err
 	}
-	if err := checkRoles(source, roles); err != nil {
+	if roles, err = checkRoles(source, roles); err != nil {
 		return err
 	}
 	if f.expiresIn < 0 {
@@ -242,7 +219,7 @@ func (c *cli) updateRoleBinding(ctx context.Context, f bindingFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := checkRoles(access.ResourceID{}, roles); err != nil { // the source is not known yet
+	if roles, err = checkRoles(access.ResourceID{}, roles); err != nil { // the source is not known yet
 		return err
 	}
 	api, err := c.connect()
@@ -256,7 +233,7 @@ func (c *cli) updateRoleBinding(ctx context.Context, f bindingFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := checkRoles(current.Properties.SourceResourceID, roles); err != nil {
+	if roles, err = checkRoles(current.Properties.SourceResourceID, roles); err != nil {
 		return err
 	}
 	return c.writeRoleBinding(ctx, api, id, client.RoleBindingProperties{SourceResourceID: current.Properties.SourceResourceID, Roles: roles}, f.noWait)
