@@ -14,7 +14,7 @@ import (
 // TestSystemCAReplaced replaces the CA of a running system under load, with a
 // watch and an exec open: no request fails, and what was open goes on. Then an
 // agent that was installed for the old CA does not find the server any more,
-// and one with a new manifest's hash does.
+// and one with a new manifest's hash does; and while it is away its CA stays.
 func TestSystemCAReplaced(t *testing.T) {
 	s := newBound(t)
 	s.pod("idle", false)
@@ -77,4 +77,9 @@ func TestSystemCAReplaced(t *testing.T) {
 		s.agent.args[half][slices.Index(args, "--ca-hash")+1] = hash
 	}
 	s.agent.start()
+
+	// The CA of an agent that is away is not taken from it.
+	s.agent.stop()
+	s.must(keys("rotate", "ca")...)
+	s.refused(exitConflict, []string{"1 agents have not connected under the new CA", "--force"}, keys("retire", "ca")...)
 }
