@@ -172,7 +172,9 @@ func TestItem38TooMany(t *testing.T) {
 			}
 			forwarded := len(r.requests())
 
-			resp := r.do(as(tc.over[0], tc.over[1], "/api/v1/pods"))
+			over := make(chan *http.Response, 1)
+			go func() { over <- r.do(as(tc.over[0], tc.over[1], "/api/v1/pods")) }()
+			resp := receive(t, over, "the answer to one too many, which is not to be forwarded")
 			err := status(t, resp)
 			seconds, ok := apierrors.SuggestsClientDelay(err)
 			if resp.StatusCode != http.StatusTooManyRequests || !apierrors.IsTooManyRequests(err) || !ok || seconds != tc.retry || resp.Header.Get("Retry-After") != fmt.Sprint(tc.retry) {
