@@ -112,5 +112,9 @@ type originConn struct {
 // Read implements [net.Conn].
 func (c *originConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
 
+// NetConn returns the connection below, as that of a [tls.Conn] does, for what
+// only TCP can: to reset it, or to bound its silence.
+func (c *originConn) NetConn() net.Conn { return c.Conn }
+
 // RemoteAddr returns the client's address.
 func (c *originConn) RemoteAddr() net.Addr { return c.remote }

@@ -168,6 +168,9 @@ func TestOrigin(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if below, wraps := origin.(interface{ NetConn() net.Conn }); origin != conn && (!wraps || below.NetConn() != conn) {
+				t.Error("the connection below cannot be had, to reset it or to bound its silence")
+			}
 			want := tc.want
 			if want == "peer" {
 				want = client.LocalAddr().String()
