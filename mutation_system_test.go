@@ -24,6 +24,7 @@ func systemMutations() []mutation {
 		}, system, "TestChaosEtcd"},
 		one("26", "internal/controlplane/controlplane.go", "		c.checkPending(ctx)\n", "", system, "TestKill/Operation"),
 		one("26", "internal/controlplane/groupdeletion.go", "	defer ticker.Stop()\n	for {\n		items, _, err := c.store.Pending.List", "	defer ticker.Stop()\n	ticker.Stop()\n	select { // it looks for its own alone, and none that an earlier server left\n	case <-c.removals:\n	case <-ctx.Done():\n		return\n	}\n	for {\n		items, _, err := c.store.Pending.List", system, "TestKillGroupDeletion"),
+		one("28", proxy, "panic(http.ErrAbortHandler) // it must not look whole", "_ = http.ErrAbortHandler", system, "TestSystemItem28HostileCluster"),
 		one("31", cmd+"serve.go", "			ReadHeaderTimeout: 10 * time.Second,\n", "", system, "TestSystemItem30HostileSource"),
 		one("35", "internal/tunnel/link.go", "if silent.tick(limit) || echoed != nil && waiting >= limit {", "if silent.tick(limit) && l.began.IsZero() || echoed != nil && waiting >= limit {", system, "TestSystemItem35WedgedTunnel"),
 		one("40", "internal/gateway/gateway.go", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil {", "if recordErr := g.record(audit.Decision, rec, err); recordErr != nil && rec.ID == \"\" {", system, "TestChaosDiskFull"),
