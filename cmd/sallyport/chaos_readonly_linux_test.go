@@ -201,11 +201,16 @@ func newReadOnlyRig(t *testing.T, d *failingDisk, data, etcd bool) *readOnlyRig 
 func (r *readOnlyRig) start() {
 	r.t.Helper()
 	r.url = r.child.start(r.t)
-	r.ended = make(chan struct{})
-	go func(cmd *exec.Cmd, ended chan struct{}) {
+	cmd, ended := r.child.cmd, make(chan struct{})
+	go func() {
 		defer close(ended)
 		cmd.Wait() // what it ended with is in its state
-	}(r.child.cmd, r.ended)
+	}()
+	r.ended = ended
+	r.t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-ended
+	})
 }
 
 // try sends one request, with the token of who; the status is 0 without an
