@@ -121,10 +121,10 @@ func redirectOf(app store.Application, given string) (native, ok bool) {
 	}
 	web := got.Scheme == "https" || got.Scheme == "http" && !isLoopback(got.Hostname())
 	native = !web || strings.EqualFold(given, "https://login.microsoftonline.com/common/oauth2/nativeclient")
+	if slices.Contains(app.RedirectURIs, given) { // before any that differs in its port
+		return native && !slices.Contains(app.WebRedirects, given), true
+	}
 	for _, registered := range app.RedirectURIs {
-		if registered == given {
-			return native && !slices.Contains(app.WebRedirects, registered), true
-		}
 		want, err := url.Parse(registered)
 		if err == nil && want.Scheme == "http" && got.Scheme == "http" && isLoopback(got.Hostname()) && want.Hostname() == got.Hostname() &&
 			want.RawQuery == got.RawQuery && strings.TrimSuffix(want.EscapedPath(), "/") == strings.TrimSuffix(got.EscapedPath(), "/") {

@@ -99,7 +99,7 @@ func seed(t testing.TB, s *store.Store) {
 	must(s.Tenants.Put(ctx, store.Tenant{ID: otherTenant, Domains: []string{"fabrikam.example"}}, 0))
 	for _, app := range []store.Application{
 		{ClientID: clientID, ObjectID: clientOID, Name: "operator", SecretHash: hash(secret)},
-		{ClientID: webApp, ObjectID: webOID, RegistrationID: webOID, Name: "Contoso Web", RedirectURIs: []string{"https://web.example/callback", "http://intranet.example/callback", "http://localhost/signin"}, WebRedirects: []string{"http://localhost/signin"},
+		{ClientID: webApp, ObjectID: webOID, RegistrationID: webOID, Name: "Contoso Web", RedirectURIs: []string{"https://web.example/callback", "http://intranet.example/callback", "http://localhost/signin", "http://localhost/both", "http://localhost:7000/both"}, WebRedirects: []string{"http://localhost/signin", "http://localhost:7000/both"},
 			Certificates: []store.Certificate{{KeyID: "1", DER: testCertificate.Certificate[0], Start: hour(-1), End: hour(1)}, {KeyID: "2", DER: lateCertificate.Certificate[0], Start: hour(1), End: hour(2)}},
 			Secrets:      []store.Secret{{KeyID: "3", Hash: hash("canary-old"), Start: hour(-2), End: hour(-1)}, {KeyID: "4", Hash: hash("canary-new"), Start: hour(-2), End: hour(2)}}},
 		{ClientID: apiApp, ObjectID: apiOID, RegistrationID: apiOID, Name: "Contoso API", TokenVersion: 2, GroupClaims: true, IdentifierURIs: []string{"api://contoso"}, Scopes: []string{"Things.Read"}},
