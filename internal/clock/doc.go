@@ -17,6 +17,8 @@
 // nothing behind. A process that starts while the clock is ahead ends access early
 // by as much, until it is started again with the clock right. One that starts
 // while the clock is behind, and sees it put right, does not notice if it is set
-// back once more. A file whose time is wrong is told of in the log at each start,
-// and can be deleted.
+// back once more. One that starts with the clock set back has time stand still until
+// the wall clock has caught up, so what has not ended yet ends later by as much, as
+// by any clock that is behind. A file whose time is wrong is told of in the log at
+// each start, and can be deleted.
 package clock
