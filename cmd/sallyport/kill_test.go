@@ -179,7 +179,7 @@ func testKillUnderWrites(t *testing.T, r *killRig) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	servers, halves := 60, 20
+	servers, halves := 20, 6
 	switch {
 	case os.Getenv("SALLYPORT_CHAOS") != "":
 		servers, halves = 200, 50

@@ -267,7 +267,7 @@ func (h *hostileSource) control(t *testing.T) {
 // disorder sends frames that have no business where they are, or no end, each
 // kind on a connection of its own. The server closes it, or bears them.
 func (h *hostileSource) disorder(t *testing.T) {
-	const most = 20_000
+	const most = 5_000
 	for name, write := range map[string]func(f *frames, stream uint32) error{
 		"window of a stream overflows": func(f *frames, stream uint32) error { return f.WriteWindowUpdate(stream, 1<<31-1) },
 		"window of all overflows":      func(f *frames, _ uint32) error { return f.WriteWindowUpdate(0, 1<<31-1) },
