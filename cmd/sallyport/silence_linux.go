@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sallyport/sallyport/internal/tunnel"
 )
 
 // boundSilence has Linux end a connection whose peer has acknowledged nothing
@@ -16,11 +18,7 @@ import (
 // It is not for clients' connections: one whose reader pauses, kubectl's behind
 // a pager for example, is silent in this sense and must stay.
 func boundSilence(conn *tls.Conn, limit time.Duration) error {
-	below := conn.NetConn()
-	for wraps, ok := below.(interface{ NetConn() net.Conn }); ok; wraps, ok = below.(interface{ NetConn() net.Conn }) {
-		below = wraps.NetConn()
-	}
-	tcp, ok := below.(*net.TCPConn)
+	tcp, ok := tunnel.Underlying(conn).(*net.TCPConn)
 	if !ok {
 		return nil
 	}

@@ -27,11 +27,11 @@ func (d *dialer) connect(ctx context.Context, cfg *tls.Config, turn int) (net.Co
 	defer cancel()
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		bottom(raw).Close()
+		Underlying(raw).Close()
 		return nil, fmt.Errorf("TLS handshake with %s: %w", d.cfg.Address, err)
 	}
 	if conn.ConnectionState().NegotiatedProtocol == "" && len(cfg.NextProtos) > 0 {
-		bottom(raw).Close()
+		Underlying(raw).Close()
 		return nil, fmt.Errorf("%s took none of the protocols %q (hint: is something between us ending the TLS?)", d.cfg.Address, cfg.NextProtos)
 	}
 	return conn, nil

@@ -60,14 +60,15 @@ func (m *meter) Write(p []byte) (int, error) {
 func (m *meter) Close() error {
 	var err error
 	m.once.Do(func() {
-		err = bottom(m.Conn).Close()
+		err = Underlying(m.Conn).Close()
 		close(m.closed)
 	})
 	return err
 }
 
-// bottom unwraps TLS, twice for an https proxy.
-func bottom(c net.Conn) net.Conn {
+// Underlying unwraps TLS, twice for an https proxy, and whatever else has a
+// NetConn as a [tls.Conn] does: what is left can be reset, or bounded in its silence.
+func Underlying(c net.Conn) net.Conn {
 	for {
 		t, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -79,7 +80,7 @@ func bottom(c net.Conn) net.Conn {
 
 // abort closes a connection so that its other end sees a failure, not an end.
 func abort(c net.Conn) {
-	c = bottom(c)
+	c = Underlying(c)
 	if t, ok := c.(*net.TCPConn); ok {
 		t.SetLinger(0) // a failure here leaves an ordinary close
 	}

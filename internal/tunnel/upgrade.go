@@ -224,7 +224,7 @@ func splice(ctx context.Context, c client, resp *http.Response, proto string, bo
 // read (RFC 9112, 9.6): the end of a command's output, or its exit code. However
 // slowly a client of client-go reads, it pings every five seconds.
 func linger(c net.Conn) {
-	c = bottom(c)
+	c = Underlying(c)
 	closeWrite(c)
 	buf := make([]byte, 4<<10)
 	for {
